@@ -1,0 +1,1 @@
+"""Who asks: principals, their verifiers, and the tenant each may see."""

@@ -1,0 +1,1 @@
+"""Range deltas to Postgres counters, in the transaction that holds the fence."""

@@ -1,0 +1,1 @@
+"""Period totals to Stripe meters, with a ledger row committed before every call."""

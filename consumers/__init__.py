@@ -1,0 +1,1 @@
+"""Kafka to ClickHouse: every event admitted once, by position."""

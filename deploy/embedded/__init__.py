@@ -1,0 +1,1 @@
+"""Real Kafka, Postgres and ClickHouse as child processes, without containers or root."""

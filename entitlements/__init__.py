@@ -1,0 +1,1 @@
+"""The small HTTP endpoint: check, record usage, summaries."""

@@ -1,0 +1,1 @@
+"""Emit usage events to Meterline."""

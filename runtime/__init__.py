@@ -1,0 +1,1 @@
+"""Connections and process life: settings, Kafka, ClickHouse, Postgres, metrics, logs, shutdown."""

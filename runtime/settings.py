@@ -1,0 +1,177 @@
+"""Every setting, resolved once in `__main__` to one frozen value.
+
+Each field is read from `METERLINE_<FIELD>` and, where it has one, from the plain name that other services of the
+field use (`DATABASE_URL`, `KAFKA_URL`, ...). `.env.example` is generated from this model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+PREFIX = "METERLINE_"
+
+
+def _setting(section: str, default: Any, description: str, *aliases: str, **limits: Any) -> Any:
+    """A field with its section and aliases. The prefixed name wins over an alias."""
+    return Field(
+        default=default,
+        description=description,
+        json_schema_extra={"section": section, "aliases": list(aliases)},
+        **limits,
+    )
+
+
+class SettingsError(Exception):
+    """The environment does not make a valid configuration; the message names each variable and what is wrong."""
+
+
+class Settings(BaseModel):
+    """All of it, frozen. Build it with `load_settings()`; pass it, or the part a thing needs, down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Kafka
+    kafka_url: str = _setting("Kafka", "localhost:9092", "Bootstrap servers, host:port, separated by commas.", "KAFKA_URL")
+    kafka_client_id: str = _setting("Kafka", "meterline", "Name shown in the broker's logs.", "KAFKA_CLIENT_ID")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
+        "Kafka", "PLAINTEXT", "How to talk to the brokers."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = _setting(
+        "Kafka", None, "SASL mechanism; needed with a SASL_* protocol."
+    )
+    kafka_sasl_username: str | None = _setting("Kafka", None, "SASL user.")
+    kafka_sasl_password: SecretStr | None = _setting("Kafka", None, "SASL password.")
+    kafka_ca_file: Path | None = _setting("Kafka", None, "PEM file of the authority that signed the brokers' certificates.")
+    topic_events: str = _setting("Kafka", "usage.events", "Topic of usage events (epoch 1).", "KAFKA_TOPIC")
+    topic_deltas: str = _setting("Kafka", "usage.deltas", "Topic of range deltas.")
+    topic_alerts: str = _setting("Kafka", "usage.alerts", "Topic of threshold alerts.")
+    topic_partitions: int = _setting("Kafka", 4, "Partitions that `topics apply` creates a topic with.", ge=1, le=1024)
+    topic_replication: int = _setting("Kafka", 1, "Replicas of each partition; 3 in production.", ge=1, le=7)
+
+    # ClickHouse
+    clickhouse_url: str = _setting(
+        "ClickHouse", "http://localhost:8123/meterline", "http(s)://host:port/database.", "CLICKHOUSE_URL"
+    )
+    clickhouse_user: str = _setting("ClickHouse", "default", "User that may write.", "CLICKHOUSE_USER")
+    clickhouse_password: SecretStr = _setting("ClickHouse", SecretStr(""), "Its password.", "CLICKHOUSE_PASSWORD")
+    clickhouse_ca_file: Path | None = _setting("ClickHouse", None, "PEM file of the authority behind an https URL.")
+    clickhouse_timeout_s: float = _setting("ClickHouse", 30.0, "Longest wait for one answer.", gt=0, le=600)
+
+    # Postgres
+    postgres_url: SecretStr = _setting(
+        "Postgres",
+        SecretStr("postgresql://localhost:5432/meterline"),
+        "postgresql://user:password@host:port/database, with any libpq parameter (sslmode, sslrootcert).",
+        "DATABASE_URL",
+    )
+    postgres_ca_file: Path | None = _setting("Postgres", None, "PEM file of the authority; sets sslmode=verify-full.")
+    postgres_pool_max: int = _setting("Postgres", 8, "Most connections one process holds.", ge=1, le=200)
+    postgres_timeout_s: float = _setting("Postgres", 5.0, "Longest wait for a connection or one statement.", gt=0, le=600)
+
+    # Consumer
+    consumer_group: str = _setting("Consumer", "meterline-consumer", "Consumer group of `meterline consume`.", "KAFKA_GROUP_ID")
+    consumer_instance: str | None = _setting(
+        "Consumer", None, "Static membership id, unique per process: a restart takes its partitions back at once."
+    )
+    range_events_max: int = _setting("Consumer", 100_000, "Most records of a cycle.", ge=1, le=1_000_000)
+    range_bytes_max: int = _setting("Consumer", 32 << 20, "Most bytes of a cycle.", ge=1 << 16, le=1 << 30)
+    delta_bytes_max: int = _setting("Consumer", 512 << 10, "Most bytes of one delta record.", ge=1 << 12, le=900 << 10)
+    range_window_ms: int = _setting("Consumer", 50, "How long a cycle waits for more records.", ge=0, le=60_000)
+    retry_give_up_s: float = _setting(
+        "Consumer", 300.0, "How long a store may be away before the process leaves for its supervisor.", gt=0, le=86_400
+    )
+
+    # Aggregator
+    aggregator_group: str = _setting("Aggregator", "meterline-aggregator", "Faust application id and consumer group.")
+    aggregator_batch_max: int = _setting("Aggregator", 64, "Most delta records counted in one transaction.", ge=1, le=1_000)
+    sampler_every_ms: int = _setting("Aggregator", 250, "How often the log's end is sampled for `asOf`.", ge=10, le=60_000)
+
+    # HTTP
+    http_host: str = _setting("HTTP", "127.0.0.1", "Address to listen on.", "HOST")
+    http_port: int | None = _setting(
+        "HTTP", None, "Port of the one HTTP role being served; 8080 for entitlements.", "PORT", ge=0, le=65_535
+    )
+    http_body_max: int = _setting("HTTP", 1 << 20, "Largest request body in bytes.", ge=1 << 10, le=64 << 20)
+    metrics_port: int | None = _setting("HTTP", None, "Port of /metrics, /health and /ready of a stage without HTTP.", ge=0, le=65_535)
+    cors_origin: str = _setting("HTTP", "", "Origins a browser may call from, separated by commas; empty: none.", "CORS_ORIGIN")
+
+    # Spool
+    spool_dir: Path = _setting("Producer", Path(".meterline/spool"), "Where events wait on disk while Kafka is away.")
+    spool_bytes_max: int = _setting("Producer", 256 << 20, "Most bytes the spool holds; when full, emitting is refused.", ge=1 << 16)
+
+    # Stripe
+    stripe_secret_key: SecretStr | None = _setting("Stripe", None, "Secret key, sk_test_... or sk_live_...", "STRIPE_SECRET_KEY")
+    stripe_webhook_secret: SecretStr | None = _setting("Stripe", None, "Signing secret, whsec_...", "STRIPE_WEBHOOK_SECRET")
+    stripe_api_base: str | None = _setting("Stripe", None, "Base address of a local Stripe; empty: Stripe's own.")
+    stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
+
+    # Retention
+    rejects_keep_days: int = _setting("Retention", 400, "Days that rejects are kept in ClickHouse; 0: for ever.", ge=0, le=36_500)
+    deltas_keep_days: int = _setting("Retention", 14, "Days that the deltas topic is kept.", ge=1, le=3_650)
+    events_keep_days: int = _setting("Retention", 30, "Days that the events topic is kept; more than your backups' age.", ge=1, le=3_650)
+    outbox_keep_days: int = _setting("Retention", 14, "Days that sent outbox rows are kept.", ge=1, le=3_650)
+    inbox_keep_days: int = _setting("Retention", 90, "Days that finished webhook rows are kept.", ge=1, le=3_650)
+    audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)
+
+    # Life
+    service_name: str = _setting("Life", "meterline", "Name in the logs.", "SERVICE_NAME")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("Life", "info", "Least level that is logged.", "LOG_LEVEL")
+    log_format: Literal["auto", "json", "human"] = _setting("Life", "auto", "auto: human on a terminal, JSON elsewhere.")
+    stop_within_s: float = _setting("Life", 20.0, "Longest graceful stop after SIGTERM.", gt=0, le=600)
+    data_dir: Path = _setting("Life", Path(".meterline"), "Where the embedded stack and working files live.")
+
+    # Accepted, because other services of the field have them, and reported as unused.
+    redis_url: str | None = _setting("Unused", None, "Accepted and reported: nothing here uses Redis.", "REDIS_URL")
+    node_env: str | None = _setting("Unused", None, "Accepted and reported.", "NODE_ENV")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_lower_case(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = value.lower()
+            return "warning" if value == "warn" else value
+        return value
+
+    @model_validator(mode="after")
+    def _sasl_is_complete(self) -> Settings:
+        if self.kafka_security_protocol.startswith("SASL") and (
+            self.kafka_sasl_mechanism is None or self.kafka_sasl_username is None or self.kafka_sasl_password is None
+        ):
+            raise ValueError(
+                f"METERLINE_KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs "
+                "METERLINE_KAFKA_SASL_MECHANISM, _USERNAME and _PASSWORD"
+            )
+        return self
+
+
+def variables() -> dict[str, tuple[str, ...]]:
+    """Field -> the environment variables that set it, the one that wins first."""
+    names: dict[str, tuple[str, ...]] = {}
+    for field, info in Settings.model_fields.items():
+        extra = info.json_schema_extra
+        aliases = extra["aliases"] if isinstance(extra, dict) else []
+        assert isinstance(aliases, list)
+        names[field] = (PREFIX + field.upper(), *(str(alias) for alias in aliases))
+    return names
+
+
+def load_settings(environment: dict[str, str]) -> Settings:
+    """The settings of `environment`. Raises SettingsError naming every bad variable; an empty value counts as absent."""
+    values: dict[str, str] = {}
+    source: dict[str, str] = {}
+    for field, names in variables().items():
+        for name in names:
+            if environment.get(name):
+                values[field], source[field] = environment[name], name
+                break
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            lines.append(f"{source.get(field, field)}: {problem['msg']}" if field else str(problem["msg"]))
+        raise SettingsError("; ".join(lines)) from None

@@ -1,0 +1,1 @@
+"""What Postgres and ClickHouse hold: migrations and the tables that several stages share."""
