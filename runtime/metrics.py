@@ -1,0 +1,36 @@
+"""Every metric of the system, once. No label ever holds a tenant or an entity: their number has no bound."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# -- consumer ------------------------------------------------------------------------------------------------------
+# Records decided, by verdict (admitted, duplicate, conflict, invalid, void). Counted when their range is committed.
+VERDICTS = Counter("meterline_verdicts_total", "Records decided, by verdict.", ["verdict"])
+# Conflicts by source service: a service that reuses its ids shows here. Services are few and named by us.
+CONFLICTS = Counter("meterline_conflicts_total", "Conflicts, by source service.", ["source_service"])
+# Time of one cycle by step: decide, store, announce, commit.
+CYCLE_SECONDS = Histogram("meterline_cycle_seconds", "Time of a cycle's steps.", ["step"], buckets=_FAST)
+# Records of the last cycle; at the setting's maximum for long means a backlog.
+CYCLE_RECORDS = Gauge("meterline_cycle_records", "Records in the last cycle.")
+# Log end minus committed, in records, over this process's partitions.
+CONSUMER_LAG = Gauge("meterline_consumer_lag_records", "Records between the committed position and the log's end.")
+# Keys in the committed part of the index, and the keys that were only suspected and had to be looked up.
+INDEX_KEYS = Gauge("meterline_index_keys", "Keys in the committed index of this process.")
+SUSPECTS = Counter("meterline_suspects_total", "Keys looked up in ClickHouse to confirm a hit of the index.")
+
+# -- every stage ---------------------------------------------------------------------------------------------------
+# Tries that failed against a dependency (kafka, clickhouse, postgres, stripe) and will be repeated.
+RETRIES = Counter("meterline_retries_total", "Failed tries that are repeated, by stage and dependency.", ["stage", "dependency"])
+
+# -- aggregator ----------------------------------------------------------------------------------------------------
+# Delta records by what became of them: added, skipped (already counted), recomputed.
+DELTAS = Counter("meterline_deltas_total", "Delta records, by outcome.", ["outcome"])
+REPAIRS = Counter("meterline_repairs_total", "Ranges counted from ClickHouse instead of from their delta.")
+COUNT_SECONDS = Histogram("meterline_count_seconds", "Time of one counting transaction.", buckets=_FAST)
+# Log end minus fence, in records, over all partitions.
+FENCE_LAG = Gauge("meterline_fence_lag_records", "Records between the fences and the log's end.")
+# Age of `asOf`: how far the counters are behind the log.
+FRESHNESS_SECONDS = Gauge("meterline_freshness_seconds", "Age of the newest instant that the counters are known to cover.")
