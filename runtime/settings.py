@@ -95,12 +95,14 @@ class Settings(BaseModel):
         "HTTP", None, "Port of the one HTTP role being served; 8080 for entitlements.", "PORT", ge=0, le=65_535
     )
     http_body_max: int = _setting("HTTP", 1 << 20, "Largest request body in bytes.", ge=1 << 10, le=64 << 20)
-    metrics_port: int | None = _setting("HTTP", None, "Port of /metrics, /health and /ready of a stage without HTTP.", ge=0, le=65_535)
+    metrics_port: int | None = _setting(
+        "HTTP", None, "Port of /metrics, /health, /ready of a stage without HTTP.", ge=0, le=65_535
+    )
     cors_origin: str = _setting("HTTP", "", "Origins a browser may call from, separated by commas; empty: none.", "CORS_ORIGIN")
 
     # Spool
     spool_dir: Path = _setting("Producer", Path(".meterline/spool"), "Where events wait on disk while Kafka is away.")
-    spool_bytes_max: int = _setting("Producer", 256 << 20, "Most bytes the spool holds; when full, emitting is refused.", ge=1 << 16)
+    spool_bytes_max: int = _setting("Producer", 256 << 20, "Most bytes spooled; when full, emitting is refused.", ge=1 << 16)
 
     # Stripe
     stripe_secret_key: SecretStr | None = _setting("Stripe", None, "Secret key, sk_test_... or sk_live_...", "STRIPE_SECRET_KEY")
@@ -111,7 +113,7 @@ class Settings(BaseModel):
     # Retention
     rejects_keep_days: int = _setting("Retention", 400, "Days that rejects are kept in ClickHouse; 0: for ever.", ge=0, le=36_500)
     deltas_keep_days: int = _setting("Retention", 14, "Days that the deltas topic is kept.", ge=1, le=3_650)
-    events_keep_days: int = _setting("Retention", 30, "Days that the events topic is kept; more than your backups' age.", ge=1, le=3_650)
+    events_keep_days: int = _setting("Retention", 30, "Days of the events topic; more than your backups' age.", ge=1, le=3_650)
     outbox_keep_days: int = _setting("Retention", 14, "Days that sent outbox rows are kept.", ge=1, le=3_650)
     inbox_keep_days: int = _setting("Retention", 90, "Days that finished webhook rows are kept.", ge=1, le=3_650)
     audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)

@@ -1,0 +1,262 @@
+"""`usage_events` and `usage_rejects`: the one insert of a cycle, and every read by position or key.
+
+An insert may be repeated with the same rows at any time: copies are identical and collapse. Reads by position take one
+row an offset, so that copies that have not collapsed yet are not counted; FINAL is not needed.
+Every function raises clickhouse_connect's `ClickHouseError` family when the server refuses or is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+
+from metering.index import Hashes
+from metering.ranges import Claim, Decided, Reject
+from meterline_schemas.delta import DeltaLine, Figures
+from meterline_schemas.key import dedup_key
+from meterline_schemas.quantity import Micros
+
+CONFIRM_HASHES_MAX = 5_000
+"""Hashes in one statement: 20 digits each stay below ClickHouse's max_query_size of 256 KiB."""
+
+_MAX64 = (1 << 64) - 1
+_INSERT = {"async_insert": 0}
+
+_EVENTS = pa.schema(
+    [
+        ("tenant_id", pa.string()),
+        ("usage_type", pa.string()),
+        ("source_service", pa.string()),
+        ("source_entity_id", pa.string()),
+        ("quantity", pa.decimal128(18, 6)),
+        ("kind", pa.string()),
+        ("corrects", pa.binary()),
+        ("occurred_at", pa.timestamp("ms", tz="UTC")),
+        ("ingested_at", pa.timestamp("ms", tz="UTC")),
+        ("metadata", pa.binary()),
+        ("log_epoch", pa.uint16()),
+        ("kafka_partition", pa.uint32()),
+        ("kafka_offset", pa.uint64()),
+        ("key_hash", pa.uint64()),
+        ("key_murmur2", pa.uint32()),
+        ("row_hash", pa.uint64()),
+        ("rules_version", pa.uint16()),
+        ("row_version", pa.uint64()),
+    ]
+)
+_REJECTS = pa.schema(
+    [
+        ("log_epoch", pa.uint16()),
+        ("kafka_partition", pa.uint32()),
+        ("kafka_offset", pa.uint64()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("tenant_id", pa.string()),
+        ("source_service", pa.string()),
+        ("source_entity_id", pa.string()),
+        ("usage_type", pa.string()),
+        ("ingested_at", pa.timestamp("ms", tz="UTC")),
+        ("raw_key", pa.binary()),
+        ("raw_value", pa.binary()),
+        ("headers", pa.list_(pa.struct([("1", pa.binary()), ("2", pa.binary())]))),
+        ("row_hash", pa.uint64()),
+        ("admitted_epoch", pa.uint16()),
+        ("admitted_partition", pa.uint32()),
+        ("admitted_offset", pa.uint64()),
+        ("rules_version", pa.uint16()),
+    ]
+)
+
+
+def _decimals(micros: Sequence[int]) -> pa.Array:
+    """Millionths to Decimal(18,6) without a Decimal object each: the stored integer is the millionths."""
+    words = np.empty((len(micros), 2), dtype=np.int64)
+    words[:, 0] = micros
+    words[:, 1] = words[:, 0] >> 63
+    return pa.Array.from_buffers(pa.decimal128(18, 6), len(micros), [None, pa.py_buffer(words.tobytes())])
+
+
+def admitted_rows(cycle: Iterable[Decided]) -> pa.Table:
+    """The rows of a cycle as the table wants them; the schema is enforced here, for the server would fill in defaults."""
+    rows = [(decided, row.reading, row.event) for decided in cycle for row in decided.admitted]
+    events = [event for _, _, event in rows]
+    readings = [reading for _, reading, _ in rows]
+    spans = [decided.span for decided, _, _ in rows]
+    columns: list[object] = [
+        [event.tenant_id for event in events],
+        [event.usage_type for event in events],
+        [event.source_service for event in events],
+        [event.source_entity_id for event in events],
+        _decimals([event.quantity for event in events]),
+        [event.kind for event in events],
+        [event.corrects for event in events],
+        [event.occurred_at_ms for event in events],
+        [reading.record.timestamp_ms for reading in readings],
+        [event.metadata for event in events],
+        [span.epoch for span in spans],
+        [span.partition for span in spans],
+        [reading.record.offset for reading in readings],
+        [reading.key_hash for reading in readings],
+        [reading.key_murmur2 for reading in readings],
+        [reading.row_hash for reading in readings],
+        [decided.rules_version for decided, _, _ in rows],
+        [_MAX64 - (span.epoch << 48 | reading.record.offset) for span, reading in zip(spans, readings, strict=True)],
+    ]
+    return pa.Table.from_arrays(
+        [
+            column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+            for column, field in zip(columns, _EVENTS, strict=True)
+        ],
+        schema=_EVENTS,
+    )
+
+
+def reject_rows(cycle: Iterable[Decided]) -> pa.Table:
+    """The dead letters of a cycle, raw bytes and headers included."""
+
+    def row(decided: Decided, reject: Reject) -> dict[str, object]:
+        record, event, claim = reject.reading.record, reject.reading.event, reject.admitted
+        return {
+            "log_epoch": decided.span.epoch,
+            "kafka_partition": decided.span.partition,
+            "kafka_offset": record.offset,
+            "verdict": reject.verdict,
+            "reason": str(reject.reason),
+            "detail": reject.detail,
+            "tenant_id": event.tenant_id,
+            "source_service": event.source_service,
+            "source_entity_id": event.source_entity_id,
+            "usage_type": event.usage_type,
+            "ingested_at": record.timestamp_ms,
+            "raw_key": record.key or b"",
+            "raw_value": record.value or b"",
+            "headers": [{"1": name.encode(errors="surrogateescape"), "2": value} for name, value in record.headers],
+            "row_hash": reject.reading.row_hash,
+            "admitted_epoch": claim.epoch if claim else 0,
+            "admitted_partition": claim.partition if claim else 0,
+            "admitted_offset": claim.offset if claim else 0,
+            "rules_version": decided.rules_version,
+        }
+
+    rows = [row(decided, reject) for decided in cycle for reject in decided.rejects]
+    return pa.Table.from_pylist(rows, schema=_REJECTS)
+
+
+def insert(client: Client, admitted: pa.Table, rejects: pa.Table) -> None:
+    """Stores a cycle; returns when both are acknowledged as written. To be repeated as it is after any failure."""
+    if admitted.num_rows:
+        client.insert_arrow("usage_events", admitted, settings=_INSERT)
+    if rejects.num_rows:
+        client.insert_arrow("usage_rejects", rejects, settings=_INSERT)
+
+
+def confirm(client: Client, hashes: Hashes) -> dict[bytes, Claim]:
+    """The admitted rows of these key hashes by full key, each at its smallest position."""
+    claims: dict[bytes, Claim] = {}
+    for start in range(0, len(hashes), CONFIRM_HASHES_MAX):
+        wanted = ",".join(map(str, hashes[start : start + CONFIRM_HASHES_MAX].tolist()))
+        result = client.query(
+            "SELECT source_service, source_entity_id, usage_type, log_epoch, kafka_partition, kafka_offset, tenant_id,"
+            " reinterpretAsInt64(quantity), kind, corrects, row_hash"
+            f" FROM usage_events WHERE key_hash IN ({wanted})"  # noqa: S608 - integers of ours
+        )
+        for service, entity, usage_type, epoch, partition, offset, tenant, micros, kind, corrects, row_hash in result.result_rows:
+            key = dedup_key(service, entity, usage_type)
+            claim = Claim(epoch, partition, offset, tenant, Micros(micros), kind, corrects.encode(), row_hash)
+            known = claims.get(key)
+            if known is None or claim.position < known.position:
+                claims[key] = claim
+    return claims
+
+
+@dataclass(frozen=True)
+class Held:
+    """What ClickHouse holds of one partition below a position: the keys, and the figures to compare with."""
+
+    hashes: Hashes
+    admitted: int
+    hash_sum: int
+
+    def matches(self, figures: Figures) -> bool:
+        """Whether it is exactly what was committed there."""
+        return self.admitted == figures.admitted and self.hash_sum == figures.hash_sum
+
+
+def held_below(client: Client, epoch: int, partition: int, partitions: int, offset: int) -> Held:
+    """The admitted keys of a partition below `offset`, and those of older epochs that its slot has inherited."""
+    own = client.query(
+        "SELECT key_hash, row_hash FROM usage_events"
+        " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset < {o:UInt64}"
+        " ORDER BY kafka_offset LIMIT 1 BY kafka_offset",
+        parameters={"e": epoch, "p": partition, "o": offset},
+    )
+    hashes = np.array(own.result_columns[0] if own.row_count else [], dtype=np.uint64)
+    row_hashes = np.array(own.result_columns[1] if own.row_count else [], dtype=np.uint64)
+    if epoch > 1:
+        older = client.query(
+            "SELECT DISTINCT key_hash FROM usage_events"
+            " WHERE log_epoch < {e:UInt16} AND bitAnd(key_murmur2, 2147483647) % {n:UInt32} = {p:UInt32}",
+            parameters={"e": epoch, "n": partitions, "p": partition},
+        )
+        inherited = np.array(older.result_columns[0] if older.row_count else [], dtype=np.uint64)
+        return Held(np.concatenate((hashes, inherited)), len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
+    return Held(hashes, len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What the admitted rows of [from, to) add, read back from ClickHouse."""
+
+    lines: tuple[DeltaLine, ...]
+    events: int
+    hash_sum: int
+
+
+def recompute(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> Recomputed:
+    """The delta of a range from its rows, one row an offset."""
+    result = client.query(
+        "SELECT tenant_id, usage_type, toString(toDate(occurred_at, 'UTC')) AS day,"
+        " toString(sum(toInt128(reinterpretAsInt64(quantity)))), count(), sumWithOverflow(row_hash)"
+        " FROM (SELECT tenant_id, usage_type, quantity, occurred_at, row_hash FROM usage_events"
+        "  WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
+        "  AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset)"
+        " GROUP BY tenant_id, usage_type, day ORDER BY tenant_id, usage_type, day",
+        parameters={"e": epoch, "p": partition, "f": from_offset, "t": to_offset},
+    )
+    lines, events, hash_sum = [], 0, 0
+    for tenant, usage_type, day, micros, count, part in result.result_rows:
+        lines.append(DeltaLine(tenant, usage_type, day, Micros(int(micros)), count))
+        events += count
+        hash_sum = (hash_sum + part) & _MAX64
+    return Recomputed(tuple(lines), events, hash_sum)
+
+
+def totals_below(
+    client: Client, positions: Mapping[tuple[int, int], int], period_start: date, period_end: date, tenant_id: str
+) -> dict[str, Decimal]:
+    """A tenant's total by usage type over [period_start, period_end), of rows below the positions only.
+
+    `positions` maps (epoch, partition) to the next offset; one that it lacks stands at its start and adds nothing.
+    """
+    if not positions:
+        return {}
+    below = " OR ".join(
+        f"(log_epoch = {int(epoch)} AND kafka_partition = {int(partition)} AND kafka_offset < {int(offset)})"
+        for (epoch, partition), offset in sorted(positions.items())
+    )
+    result = client.query(
+        "SELECT usage_type, toString(sum(toInt128(reinterpretAsInt64(quantity))))"
+        " FROM (SELECT usage_type, quantity FROM usage_events WHERE tenant_id = {tenant:String}"
+        "  AND occurred_at >= {start:Date} AND occurred_at < {end:Date}"
+        f"  AND ({below}) LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"  # noqa: S608 - integers of ours
+        " GROUP BY usage_type",
+        parameters={"tenant": tenant_id, "start": period_start, "end": period_end},
+    )
+    return {usage_type: Decimal(int(micros)).scaleb(-6) for usage_type, micros in result.result_rows}
