@@ -33,14 +33,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
 from meterline_schemas.instants import parse_instant
 from meterline_schemas.key import dedup_key
 from meterline_schemas.nesting import nesting_of
-from meterline_schemas.quantity import parse_quantity
+from meterline_schemas.quantity import MICRO, parse_quantity
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
 from meterline_schemas.types import Kind, Micros
@@ -179,7 +179,8 @@ def _unreadable(value: bytes, rules: Rules) -> Invalid | None:
             value.decode()
         except UnicodeDecodeError as error:
             return Invalid(Reason.NOT_UTF8, f"byte {error.start}: {error.reason}")
-    if value.count(b"{") + value.count(b"[") > rules.nesting_max:
+    # Splitting stops soon and skips fast; counting would look at each byte by itself.
+    if len(value.split(b"{", rules.nesting_max)) + len(value.split(b"[", rules.nesting_max)) - 2 >= rules.nesting_max:
         depth = nesting_of(value)
         if depth > rules.nesting_max:
             return Invalid(Reason.TOO_DEEP, f"nested {depth} deep; at most {rules.nesting_max}")
@@ -239,37 +240,30 @@ def _event(wire: Wire, ingested_ms: int, rules: Rules) -> Event | Invalid:
     tenant_id, service, entity_id, usage_type = wire.tenant_id, wire.source_service, wire.source_entity_id, wire.usage_type
     quantity_raw, corrects_raw, metadata = bytes(wire.quantity), bytes(wire.corrects), bytes(wire.metadata)
 
-    def invalid(reason: Reason, detail: str) -> Invalid:
-        names = (name if _id_problem(name, rules) is None else "" for name in (tenant_id, service, entity_id, usage_type))
-        return Invalid(reason, detail, *names)
-
     match = _QUANTITY.fullmatch(quantity_raw)
     if match is None and (problem := _type_problem("quantity", quantity_raw)):
-        return invalid(Reason.BAD_TYPE, problem)
+        return _invalid(Reason.BAD_TYPE, problem, wire, rules)
     if corrects_raw[:1] == b"n":
-        return invalid(Reason.BAD_TYPE, "corrects is null; leave it out")
+        return _invalid(Reason.BAD_TYPE, "corrects is null; leave it out", wire, rules)
     if metadata[:1] == b"n":
-        return invalid(Reason.BAD_TYPE, "metadata is null; leave it out")
+        return _invalid(Reason.BAD_TYPE, "metadata is null; leave it out", wire, rules)
 
     # One look at the four together settles nearly all; printable ASCII is ASCII without control characters.
     together = tenant_id + service + entity_id + usage_type
-    if not (
-        together.isascii()
-        and together.isprintable()
-        and len(together) <= rules.id_bytes_max
-        and tenant_id
-        and service
-        and entity_id
-        and usage_type
+    if (
+        not (tenant_id and service and entity_id and usage_type)
+        or len(together) > rules.id_bytes_max
+        or not together.isascii()
+        or not together.isprintable()
     ):
         for name, text in zip(ID_FIELDS, (tenant_id, service, entity_id, usage_type), strict=True):
             problem = _id_problem(text, rules)
             if problem:
-                return invalid(Reason.BAD_ID, f"{name} {problem}")
+                return _invalid(Reason.BAD_ID, f"{name} {problem}", wire, rules)
 
     if match is not None:
         _, sign, whole, decimals = match.groups()
-        quantity = int(whole) * 1_000_000
+        quantity = int(whole) * MICRO
         if decimals is not None:
             quantity += int(decimals.ljust(6, b"0"))
         if sign:
@@ -279,60 +273,60 @@ def _event(wire: Wire, ingested_ms: int, rules: Rules) -> Event | Invalid:
             # A string may spell its digits as escapes; a number is its own text.
             quantity = parse_quantity(_STRING.decode(quantity_raw) if quantity_raw[:1] == b'"' else quantity_raw.decode())
         except ValueError as error:
-            return invalid(Reason.BAD_QUANTITY, str(error))
+            return _invalid(Reason.BAD_QUANTITY, str(error), wire, rules)
 
-    if wire.occurred_at is msgspec.UNSET:
-        occurred_at_ms = ingested_ms
-    else:
+    occurred_at = wire.occurred_at
+    if isinstance(occurred_at, str):
         try:
-            occurred_at_ms = parse_instant(wire.occurred_at)
+            occurred_at_ms = parse_instant(occurred_at)
         except ValueError as error:
-            return invalid(Reason.BAD_OCCURRED_AT, str(error))
+            return _invalid(Reason.BAD_OCCURRED_AT, str(error), wire, rules)
+    else:
+        occurred_at_ms = ingested_ms
 
     kind: Kind
     corrects = b""
     if wire.kind == "usage":
         kind = "usage"
         if corrects_raw:
-            return invalid(Reason.BAD_CORRECTS, "corrects stands in a usage; only a correction has it")
+            return _invalid(Reason.BAD_CORRECTS, "corrects stands in a usage; only a correction has it", wire, rules)
     elif wire.kind == "correction":
         kind = "correction"
         if not corrects_raw:
-            return invalid(Reason.BAD_CORRECTS, "a correction without corrects")
+            return _invalid(Reason.BAD_CORRECTS, "a correction without corrects", wire, rules)
         found = _corrected_key(corrects_raw, rules)
         if isinstance(found, str):
-            return invalid(Reason.BAD_CORRECTS, found)
+            return _invalid(Reason.BAD_CORRECTS, found, wire, rules)
         corrects = found
     else:
-        return invalid(Reason.BAD_KIND, f"kind is {_shown(wire.kind)}")
+        return _invalid(Reason.BAD_KIND, f"kind is {_shown(wire.kind)}", wire, rules)
 
     if metadata:
         if metadata[:1] != b"{":
-            return invalid(Reason.BAD_METADATA, "metadata is not an object")
+            return _invalid(Reason.BAD_METADATA, "metadata is not an object", wire, rules)
         if len(metadata) > rules.metadata_bytes_max:
-            return invalid(Reason.METADATA_TOO_LARGE, f"metadata has {len(metadata)} bytes; at most {rules.metadata_bytes_max}")
+            detail = f"metadata has {len(metadata)} bytes; at most {rules.metadata_bytes_max}"
+            return _invalid(Reason.METADATA_TOO_LARGE, detail, wire, rules)
 
     if quantity < 0 and kind == "usage":
-        return invalid(Reason.NEGATIVE_USAGE, "quantity is negative; only a correction's may be")
-    if occurred_at_ms < ingested_ms - rules.past_ms_max:
-        late_ms = ingested_ms - occurred_at_ms
-        return invalid(Reason.TOO_OLD, f"occurredAt is {late_ms} ms before the ingest time; at most {rules.past_ms_max}")
-    if occurred_at_ms > ingested_ms + rules.ahead_ms_max:
-        ahead_ms = occurred_at_ms - ingested_ms
-        return invalid(Reason.TOO_FAR_AHEAD, f"occurredAt is {ahead_ms} ms after the ingest time; at most {rules.ahead_ms_max}")
+        return _invalid(Reason.NEGATIVE_USAGE, "quantity is negative; only a correction's may be", wire, rules)
+    ahead_ms = occurred_at_ms - ingested_ms
+    if ahead_ms < -rules.past_ms_max:
+        detail = f"occurredAt is {-ahead_ms} ms before the ingest time; at most {rules.past_ms_max}"
+        return _invalid(Reason.TOO_OLD, detail, wire, rules)
+    if ahead_ms > rules.ahead_ms_max:
+        detail = f"occurredAt is {ahead_ms} ms after the ingest time; at most {rules.ahead_ms_max}"
+        return _invalid(Reason.TOO_FAR_AHEAD, detail, wire, rules)
 
+    key = dedup_key(service, entity_id, usage_type)
     return Event(
-        tenant_id,
-        service,
-        entity_id,
-        usage_type,
-        Micros(quantity),
-        kind,
-        corrects,
-        occurred_at_ms,
-        metadata,
-        dedup_key(service, entity_id, usage_type),
-    )
+        tenant_id, service, entity_id, usage_type, cast(Micros, quantity), kind, corrects, occurred_at_ms, metadata, key
+    )  # fmt: skip
+
+
+def _invalid(reason: Reason, detail: str, wire: Wire, rules: Rules) -> Invalid:
+    names = (wire.tenant_id, wire.source_service, wire.source_entity_id, wire.usage_type)
+    return Invalid(reason, detail, *(name if _id_problem(name, rules) is None else "" for name in names))
 
 
 def _corrected_key(raw: bytes, rules: Rules) -> bytes | str:
