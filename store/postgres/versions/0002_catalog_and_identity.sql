@@ -17,12 +17,12 @@ CREATE TABLE meters (
 COMMENT ON TABLE meters IS 'Stripe meters by event name; value sent = floor(total x scale).';
 
 CREATE TABLE features (
-    feature     text PRIMARY KEY,
+    feature     text PRIMARY KEY CHECK (octet_length(feature) BETWEEN 1 AND 256),
     description text NOT NULL DEFAULT ''
 );
 
 CREATE TABLE usage_types (
-    usage_type  text PRIMARY KEY,
+    usage_type  text PRIMARY KEY CHECK (octet_length(usage_type) BETWEEN 1 AND 256),
     description text NOT NULL DEFAULT '',
     unit        text NOT NULL DEFAULT '',
     feature     text REFERENCES features,
@@ -30,7 +30,7 @@ CREATE TABLE usage_types (
 );
 
 CREATE TABLE plans (
-    plan_id text PRIMARY KEY,
+    plan_id text PRIMARY KEY CHECK (octet_length(plan_id) BETWEEN 1 AND 256),
     name    text NOT NULL
 );
 
@@ -44,16 +44,16 @@ CREATE TABLE plan_features (
 CREATE TABLE plan_limits (
     plan_id       text NOT NULL REFERENCES plans ON DELETE CASCADE,
     usage_type    text NOT NULL REFERENCES usage_types,
-    quantity      numeric CHECK (quantity >= 0),
+    quantity      exact_quantity CHECK (quantity >= 0),
     hard          boolean NOT NULL,
-    overage_price numeric CHECK (overage_price >= 0),
+    overage_price numeric CHECK (overage_price >= 0 AND overage_price < 'Infinity'),
     period        text NOT NULL CHECK (period IN ('day', 'month', 'billing_period', 'lifetime')),
     PRIMARY KEY (plan_id, usage_type)
 );
 COMMENT ON COLUMN plan_limits.quantity IS 'NULL is unlimited.';
 
 CREATE TABLE tenants (
-    tenant_id          text PRIMARY KEY,
+    tenant_id          text PRIMARY KEY CHECK (octet_length(tenant_id) BETWEEN 1 AND 256),
     name               text NOT NULL DEFAULT '',
     plan_id            text REFERENCES plans,
     status             text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'inactive')),
@@ -80,12 +80,13 @@ CREATE TABLE users (
 CREATE UNIQUE INDEX users_email ON users (lower(email));
 
 CREATE TABLE service_secrets (
-    name            text NOT NULL,
-    secret_hash     bytea NOT NULL PRIMARY KEY,
-    source_services text[] NOT NULL,
+    name            text NOT NULL CHECK (length(name) BETWEEN 1 AND 100),
+    secret_hash     bytea NOT NULL PRIMARY KEY CHECK (octet_length(secret_hash) = 32),
+    source_services text[] NOT NULL CHECK (cardinality(source_services) > 0 AND array_position(source_services, NULL) IS NULL),
     created_at      timestamptz NOT NULL DEFAULT now(),
     expires_at      timestamptz
 );
+CREATE INDEX service_secrets_by_name ON service_secrets (name);
 COMMENT ON COLUMN service_secrets.source_services IS 'The source services it may emit for; {*} is every one.';
 COMMENT ON COLUMN service_secrets.secret_hash IS 'SHA-256 of the secret, which is random and long, so that no salt is needed.';
 
@@ -97,6 +98,9 @@ CREATE TABLE inbox (
     done_at     timestamptz,
     PRIMARY KEY (source, message_id)
 );
+CREATE INDEX inbox_waiting ON inbox (received_at) WHERE done_at IS NULL;
+CREATE INDEX inbox_done ON inbox (done_at) WHERE done_at IS NOT NULL;
+
 CREATE TABLE outbox (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     topic       text NOT NULL,
@@ -107,9 +111,12 @@ CREATE TABLE outbox (
     epoch       integer,
     partition   integer,
     kafka_offset bigint,
-    sent_at     timestamptz
+    sent_at     timestamptz,
+    -- Sent means acknowledged, and an acknowledged record has a position.
+    CHECK (num_nonnulls(partition, kafka_offset, sent_at) IN (0, 3))
 );
 CREATE INDEX outbox_unsent ON outbox (id) WHERE sent_at IS NULL;
+CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
 
 CREATE TABLE audit (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -121,3 +128,12 @@ CREATE TABLE audit (
     after      jsonb,
     request_id text
 );
+CREATE INDEX audit_by_time ON audit (at);
+
+-- History is added to and, after its time, dropped by retention; it is never rewritten.
+CREATE FUNCTION audit_is_never_rewritten() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'audit row % may not be changed', OLD.id USING ERRCODE = 'check_violation';
+END $$;
+CREATE TRIGGER audit_is_never_rewritten BEFORE UPDATE ON audit
+    FOR EACH ROW EXECUTE FUNCTION audit_is_never_rewritten();

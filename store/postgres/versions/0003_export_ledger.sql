@@ -11,7 +11,7 @@ CREATE TABLE export_ledger (
     period_end    date NOT NULL CHECK (period_end > period_start),
     revision      integer NOT NULL CHECK (revision > 0),
     identifier    text NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100),
-    exact_total   numeric NOT NULL,
+    exact_total   exact_quantity NOT NULL,
     value         bigint NOT NULL CHECK (value BETWEEN 0 AND 999999999999999),
     remainder     numeric NOT NULL,
     event_time    timestamptz NOT NULL,
@@ -40,6 +40,31 @@ CREATE TABLE export_transitions (
     reason     text,
     at         timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX export_transitions_of_ledger ON export_transitions (ledger_id, id);
+
+-- From the moment a row may have been sent, it says what was told to Stripe. A new figure is a new revision.
+CREATE FUNCTION export_ledger_keeps_its_word() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.state = 'planned' THEN
+        RETURN coalesce(NEW, OLD);
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        RAISE EXCEPTION 'ledger row % is in state % and may not be removed', OLD.id, OLD.state
+            USING ERRCODE = 'check_violation';
+    END IF;
+    IF (NEW.account, NEW.livemode, NEW.tenant_id, NEW.customer_id, NEW.meter, NEW.period_start, NEW.period_end, NEW.revision,
+        NEW.identifier, NEW.exact_total, NEW.value, NEW.remainder, NEW.event_time, NEW.positions)
+        IS DISTINCT FROM
+       (OLD.account, OLD.livemode, OLD.tenant_id, OLD.customer_id, OLD.meter, OLD.period_start, OLD.period_end, OLD.revision,
+        OLD.identifier, OLD.exact_total, OLD.value, OLD.remainder, OLD.event_time, OLD.positions)
+    THEN
+        RAISE EXCEPTION 'ledger row % is in state %: what it says may not change', OLD.id, OLD.state
+            USING ERRCODE = 'check_violation', HINT = 'Write a new revision.';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER export_ledger_keeps_its_word BEFORE UPDATE OR DELETE ON export_ledger
+    FOR EACH ROW EXECUTE FUNCTION export_ledger_keeps_its_word();
 
 CREATE TABLE period_closes (
     tenant_id    text NOT NULL,
@@ -51,3 +76,15 @@ CREATE TABLE period_closes (
     changed_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, period_start)
 );
+
+-- I8: a closed period's total never changes.
+CREATE FUNCTION period_closes_stay_closed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.state = 'closed' THEN
+        RAISE EXCEPTION 'the period of tenant % that starts on % is closed', OLD.tenant_id, OLD.period_start
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$;
+CREATE TRIGGER period_closes_stay_closed BEFORE UPDATE OR DELETE ON period_closes
+    FOR EACH ROW EXECUTE FUNCTION period_closes_stay_closed();
