@@ -21,6 +21,8 @@ from meterline_schemas.quantity import QUANTITY_PATTERN
 from meterline_schemas.rules import NEWEST_RULES, RULES
 
 _ID_PATTERN: Final = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$"
+# Some dialects let $ match before a line feed at the end.
+_END: Final = "$(?!\\n)"
 _ABOUT: Final = {
     "tenantId": "Who is billed: the organization.",
     "sourceService": "The service that did the work.",
@@ -42,11 +44,12 @@ def usage_event_schema() -> dict[str, Any]:
     properties: dict[str, dict[str, Any]] = {name: dict(identifier) for name in ID_FIELDS}
     properties["quantity"] = {
         "oneOf": [
-            {"type": "string", "pattern": f"^{QUANTITY_PATTERN}$"},
-            {"type": "number", "exclusiveMinimum": -(10**12), "exclusiveMaximum": 10**12},
+            {"type": "string", "pattern": f"^{QUANTITY_PATTERN}{_END}"},
+            # Inclusive, because a validator may hold 999999999999.999999 as the float 10**12.
+            {"type": "number", "minimum": -(10**12), "maximum": 10**12},
         ]
     }
-    properties["occurredAt"] = {"type": "string", "pattern": f"^{INSTANT_PATTERN}$"}
+    properties["occurredAt"] = {"type": "string", "pattern": f"^{INSTANT_PATTERN}{_END}"}
     properties["kind"] = {"enum": ["usage", "correction"], "default": "usage"}
     properties["corrects"] = {
         "type": "object",
@@ -67,7 +70,7 @@ def usage_event_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:meterline:usage-event:{max(rules.schema_versions)}",
         "title": "Usage event",
-        "description": f"One immutable usage event as it stands in a record's value; at most {rules.event_bytes_max} bytes of UTF-8.",
+        "description": f"One immutable usage event, the value of one record; at most {rules.event_bytes_max} bytes of UTF-8.",
         "type": "object",
         "properties": {name: {"description": _ABOUT[name], **properties[name]} for name in FIELDS},
         "required": list(REQUIRED_FIELDS),
