@@ -14,8 +14,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-from urllib.parse import urlsplit
 
 import psycopg
 from alembic import command
@@ -33,6 +31,7 @@ from sqlalchemy.exc import DBAPIError
 from runtime import clickhouse, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
+from store.remedies import clickhouse_away, one_line, postgres_away
 from store.statements import split_statements
 
 Progress = Callable[[str], None]
@@ -90,10 +89,10 @@ def migrate_postgres(settings: Settings, to: str = "head", progress: Progress = 
             ) from error
         if isinstance(cause, psycopg.errors.InsufficientPrivilege):
             raise MeterlineExit(
-                Exit.SETTINGS, f"Postgres does not let this user migrate ({_one_line(cause)}); migrate as the database's owner"
+                Exit.SETTINGS, f"Postgres does not let this user migrate ({one_line(cause)}); migrate as the database's owner"
             ) from error
         if isinstance(cause, psycopg.OperationalError):
-            raise _postgres_away(settings, cause) from error
+            raise postgres_away(settings, cause) from error
         raise
     finally:
         engine.dispose()
@@ -126,7 +125,8 @@ def _revisions_up_to(script: ScriptDirectory, current: str | None, to: str) -> l
     if current is not None and current not in line:
         raise MeterlineExit(
             Exit.FAILED,
-            f"Postgres is at revision {current}, later than {target.revision}, and there is no way down: restore a backup from before",
+            f"Postgres is at revision {current}, later than {target.revision}, and there is no way down: "
+            "restore a backup from before",
         )
     names = [Path(revision.path).stem.removeprefix("v") for revision in script.walk_revisions("base", target.revision)]
     return list(reversed(names[: line.index(current)] if current is not None else names))
@@ -142,10 +142,10 @@ def _create_postgres_database(settings: Settings, progress: Progress) -> None:
         try:
             maintenance = postgres.connect(settings, autocommit=True, dbname="postgres")
         except psycopg.OperationalError:
-            raise _postgres_away(settings, error) from error
+            raise postgres_away(settings, error) from error
         with maintenance:
             if not name or maintenance.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
-                raise _postgres_away(settings, error) from error
+                raise postgres_away(settings, error) from error
             progress(f"Postgres: create database {name}")
             try:
                 maintenance.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
@@ -157,15 +157,6 @@ def _create_postgres_database(settings: Settings, progress: Progress) -> None:
                     f"Postgres has no database {name} and this user may not create one; have an administrator run: "
                     f'CREATE DATABASE "{name}" OWNER this_user',
                 ) from refused
-
-
-def _postgres_away(settings: Settings, error: psycopg.Error) -> MeterlineExit:
-    parts = conninfo_to_dict(postgres.conninfo(settings))
-    where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
-    return MeterlineExit(
-        Exit.UNREACHABLE,
-        f"Postgres at {where} cannot be used: {_one_line(error)}; start it, or set METERLINE_POSTGRES_URL to one that runs",
-    )
 
 
 # -- ClickHouse ----------------------------------------------------------------------------------------------------
@@ -239,11 +230,11 @@ def migrate_clickhouse(
         finally:
             client.close()
     except OperationalError as error:
-        raise _clickhouse_away(settings, error) from error
+        raise clickhouse_away(settings, error) from error
     except ClickHouseError as error:
         raise MeterlineExit(
             Exit.FAILED,
-            f"ClickHouse refused {step}: {_one_line(error)}; nothing is half done that a second run does not finish: "
+            f"ClickHouse refused {step}: {one_line(error)}; nothing is half done that a second run does not finish: "
             "correct the cause (most often rights or an older server) and run `meterline migrate` again",
         ) from error
     return done
@@ -310,17 +301,3 @@ def _keep_rejects_for(client: Client, days: int, progress: Progress) -> list[str
     progress(f"ClickHouse: keep rejects for {days} days")
     client.command(f"ALTER TABLE usage_rejects MODIFY TTL toDateTime(ingested_at) + toIntervalDay({int(days)})")
     return [f"rejects are kept for {days} days"]
-
-
-def _clickhouse_away(settings: Settings, error: Exception) -> MeterlineExit:
-    url = urlsplit(settings.clickhouse_url)
-    return MeterlineExit(
-        Exit.UNREACHABLE,
-        f"ClickHouse at {url.hostname}:{url.port} does not answer: {_one_line(error)}; "
-        "start it, or set METERLINE_CLICKHOUSE_URL to one that runs",
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    message = " ".join(str(cast(Any, error)).split()) or type(error).__name__
-    return message if len(message) <= 400 else message[:400] + "..."

@@ -1,0 +1,85 @@
+"""What the brokers say of topics. Asks only; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without saying so
+    AdminClient,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
+
+from runtime.kafka import REQUEST_TIMEOUT_S
+
+_ANSWER_WITHIN_S = REQUEST_TIMEOUT_S + 5
+"""The client gives up after REQUEST_TIMEOUT_S; this is for the case that it does not."""
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A topic as the cluster has it."""
+
+    topic: str
+    cluster_id: str
+    topic_id: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+
+
+def answer(future: Any) -> Any:
+    """A future's result within the time limit. Raises KafkaException."""
+    try:
+        return future.result(timeout=_ANSWER_WITHIN_S)
+    except FutureTimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer within {_ANSWER_WITHIN_S:g} s")) from None
+
+
+def describe(admin: AdminClient, topics: Sequence[str]) -> dict[str, TopicState | None]:
+    """Each topic, or None for one that does not exist. Raises KafkaException when the cluster does not answer."""
+    cluster = answer(admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S))
+    described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT_S)
+    states: dict[str, TopicState | None] = {}
+    for topic, future in described.items():
+        try:
+            description = answer(future)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            states[topic] = None
+            continue
+        if any(partition.leader is None for partition in description.partitions):
+            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"{topic} has a partition without a leader"))
+        states[topic] = TopicState(
+            topic=topic,
+            cluster_id=str(cluster.cluster_id),
+            topic_id=str(description.topic_id),
+            partitions=len(description.partitions),
+            replication=min(len(partition.replicas) for partition in description.partitions),
+            config=_config(admin, topic),
+        )
+    return states
+
+
+def _config(admin: AdminClient, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    (future,) = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S).values()
+    return {name: str(entry.value) for name, entry in answer(future).items() if entry.value is not None}
+
+
+def log_starts(admin: AdminClient, topic: str, partitions: int) -> list[int]:
+    """The first offset that each partition still has. Raises KafkaException."""
+    return _offsets(admin, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
+def _offsets(admin: AdminClient, topic: str, partitions: int, spec: Any) -> list[int]:
+    asked = {TopicPartition(topic, partition): spec for partition in range(partitions)}
+    futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S)
+    offsets = {where.partition: int(answer(future).offset) for where, future in futures.items()}
+    return [offsets[partition] for partition in range(partitions)]
