@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from meterline_schemas.delta import Delta, Figures
+from meterline_schemas.delta import HASH_MODULUS, Delta, Figures
 
 
 class FenceAction(StrEnum):
@@ -32,19 +32,16 @@ def check_continues(delta: Delta, fence: Figures) -> None:
     Raises FiguresDisagree. I1 is checked in passing: every offset of the range got exactly one verdict.
     """
     events = sum(line.events for line in delta.lines)
-    grown = delta.cumulative.admitted - fence.admitted
-    if events != grown:
-        raise FiguresDisagree(f"{events} events in the lines, {grown} by the cumulative count")
-    offsets = total(delta.cumulative) - total(fence)
-    if offsets != delta.to_offset - delta.from_offset:
-        raise FiguresDisagree(f"{offsets} verdicts for {delta.to_offset - delta.from_offset} offsets")
-
-
-def total(figures: Figures) -> int:
-    """The number of offsets that the figures cover."""
-    return figures.admitted + figures.duplicate + figures.conflict + figures.invalid + figures.void
+    try:
+        grown = delta.cumulative.minus(fence)
+    except ValueError as error:
+        raise FiguresDisagree(str(error)) from error
+    if events != grown.admitted:
+        raise FiguresDisagree(f"{events} events in the lines, {grown.admitted} by the cumulative count")
+    if grown.offsets != delta.to_offset - delta.from_offset:
+        raise FiguresDisagree(f"{grown.offsets} verdicts for {delta.to_offset - delta.from_offset} offsets")
 
 
 def explains(events: int, hash_sum: int, fence: Figures, target: Figures) -> bool:
     """Whether rows read back from ClickHouse are exactly those between the two cumulative figures."""
-    return events == target.admitted - fence.admitted and hash_sum == (target.hash_sum - fence.hash_sum) & ((1 << 64) - 1)
+    return events == target.admitted - fence.admitted and hash_sum == (target.hash_sum - fence.hash_sum) % HASH_MODULUS

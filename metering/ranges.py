@@ -19,9 +19,9 @@ from metering.index import CommittedIndex, Hashes
 from meterline_schemas.delta import Delta, DeltaLine, Figures
 from meterline_schemas.event import Event, Invalid, decode
 from meterline_schemas.key import key_hash, murmur2, row_hash
-from meterline_schemas.quantity import Micros
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
+from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
 
 _DAY_MS = 86_400_000
 _MASK64 = (1 << 64) - 1
@@ -30,7 +30,7 @@ _MASK64 = (1 << 64) - 1
 class Record(NamedTuple):
     """One record of the log, as Kafka gave it."""
 
-    offset: int
+    offset: Offset
     value: bytes | None
     key: bytes | None
     headers: tuple[tuple[str, bytes], ...]
@@ -41,18 +41,16 @@ class Record(NamedTuple):
 class Span:
     """A range [from_offset, to_offset) with the records it holds, by ascending offset; the other offsets are void."""
 
-    epoch: int
-    partition: int
-    from_offset: int
-    to_offset: int
+    epoch: Epoch
+    partition: Partition
+    from_offset: Offset
+    to_offset: Offset
     records: tuple[Record, ...]
 
     def __post_init__(self) -> None:
         if not self.from_offset < self.to_offset:
             raise ValueError(f"an empty or backward range: [{self.from_offset}, {self.to_offset})")
-        if self.records and not (
-            self.from_offset <= self.records[0].offset and self.records[-1].offset < self.to_offset
-        ):
+        if self.records and not (self.from_offset <= self.records[0].offset and self.records[-1].offset < self.to_offset):
             raise ValueError(f"records outside their range [{self.from_offset}, {self.to_offset})")
 
 
@@ -208,7 +206,7 @@ def decide(
     claims: dict[bytes, Claim] = {}
     admitted: list[Admitted] = []
     rejects: list[Reject] = []
-    sums: dict[tuple[str, str, int], tuple[int, int]] = {}
+    sums: dict[tuple[TenantId, UsageType, int], tuple[int, int]] = {}
     duplicates = conflicts = invalids = 0
     hash_sum = 0
 
@@ -229,7 +227,7 @@ def decide(
             )
             admitted.append(Admitted(reading, event))
             hash_sum += reading.row_hash
-            line = (event.tenant_id, event.usage_type, event.occurred_at_ms // _DAY_MS)
+            line = (TenantId(event.tenant_id), UsageType(event.usage_type), event.occurred_at_ms // _DAY_MS)
             quantity, count = sums.get(line, (0, 0))
             sums[line] = quantity + event.quantity, count + 1
             continue
@@ -241,7 +239,9 @@ def decide(
             duplicates += 1
             if reading.row_hash != holder.row_hash:
                 rejects.append(
-                    Reject(reading, "duplicate", "differing_duplicate", "the same usage in other bytes; not counted again", holder)
+                    Reject(
+                        reading, "duplicate", "differing_duplicate", "the same usage in other bytes; not counted again", holder
+                    )
                 )
 
     figures = Figures(
@@ -290,7 +290,7 @@ def shorter(span: Span, records: int) -> Span:
     if not 0 < records < len(span.records):
         raise ValueError(f"cannot cut {len(span.records)} records to {records}")
     kept = span.records[:records]
-    return Span(span.epoch, span.partition, span.from_offset, kept[-1].offset + 1, kept)
+    return Span(span.epoch, span.partition, span.from_offset, Offset(kept[-1].offset + 1), kept)
 
 
 def cut_at(span: Span, offset: int) -> Span:
@@ -298,4 +298,4 @@ def cut_at(span: Span, offset: int) -> Span:
     if not span.from_offset < offset < span.to_offset:
         raise ValueError(f"{offset} does not lie within [{span.from_offset}, {span.to_offset})")
     kept = tuple(record for record in span.records if record.offset < offset)
-    return Span(span.epoch, span.partition, span.from_offset, offset, kept)
+    return Span(span.epoch, span.partition, span.from_offset, Offset(offset), kept)

@@ -20,7 +20,7 @@ from metering.index import Hashes
 from metering.ranges import Claim, Decided, Reject
 from meterline_schemas.delta import DeltaLine, Figures
 from meterline_schemas.key import dedup_key
-from meterline_schemas.quantity import Micros
+from meterline_schemas.types import Micros
 
 CONFIRM_HASHES_MAX = 5_000
 """Hashes in one statement: 20 digits each stay below ClickHouse's max_query_size of 256 KiB."""
@@ -165,7 +165,7 @@ def confirm(client: Client, hashes: Hashes) -> dict[bytes, Claim]:
         result = client.query(
             "SELECT source_service, source_entity_id, usage_type, log_epoch, kafka_partition, kafka_offset, tenant_id,"
             " reinterpretAsInt64(quantity), kind, corrects, row_hash"
-            f" FROM usage_events WHERE key_hash IN ({wanted})"  # noqa: S608 - integers of ours
+            f" FROM usage_events WHERE key_hash IN ({wanted})"
         )
         for service, entity, usage_type, epoch, partition, offset, tenant, micros, kind, corrects, row_hash in result.result_rows:
             key = dedup_key(service, entity, usage_type)
@@ -254,9 +254,9 @@ def totals_below(
     result = client.query(
         "SELECT usage_type, toString(sum(toInt128(reinterpretAsInt64(quantity))))"
         " FROM (SELECT usage_type, quantity FROM usage_events WHERE tenant_id = {tenant:String}"
-        "  AND occurred_at >= {start:Date} AND occurred_at < {end:Date}"
-        f"  AND ({below}) LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"  # noqa: S608 - integers of ours
+        "  AND occurred_at >= toDateTime64({start:Date}, 3, 'UTC') AND occurred_at < toDateTime64({end:Date}, 3, 'UTC')"
+        f"  AND ({below}) LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"
         " GROUP BY usage_type",
         parameters={"tenant": tenant_id, "start": period_start, "end": period_end},
     )
-    return {usage_type: Decimal(int(micros)).scaleb(-6) for usage_type, micros in result.result_rows}
+    return {usage_type: Decimal(f"{int(micros)}E-6") for usage_type, micros in result.result_rows}

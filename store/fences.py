@@ -52,7 +52,7 @@ def read_fences(connection: Connection[Any], epoch: int | None = None) -> list[F
     """Every fence, or those of one epoch, as of this statement."""
     with connection.cursor(row_factory=class_row(_Row)) as cursor:
         cursor.execute(
-            f"SELECT {_COLUMNS} FROM delta_fences WHERE %s::int IS NULL OR epoch = %s ORDER BY epoch, partition",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM delta_fences WHERE %s::int IS NULL OR epoch = %s ORDER BY epoch, partition",
             (epoch, epoch),
         )
         return [row.fence() for row in cursor]
@@ -63,7 +63,7 @@ def lock_fences(connection: Connection[Any], keys: Iterable[tuple[int, int]]) ->
     wanted = sorted(set(keys))
     with connection.cursor(row_factory=class_row(_Row)) as cursor:
         cursor.execute(
-            f"SELECT {_COLUMNS} FROM delta_fences"  # noqa: S608 - a constant of ours
+            f"SELECT {_COLUMNS} FROM delta_fences"
             " WHERE (epoch, partition) IN (SELECT * FROM unnest(%s::int[], %s::int[]))"
             " ORDER BY epoch, partition FOR UPDATE",
             ([epoch for epoch, _ in wanted], [partition for _, partition in wanted]),
@@ -145,4 +145,5 @@ def positions(fences: Iterable[Fence]) -> Mapping[tuple[int, int], int]:
 
 
 def _decimal(micros: int) -> Decimal:
-    return Decimal(micros).scaleb(-6)
+    # From text, for arithmetic on a Decimal rounds to the context's 28 digits.
+    return Decimal(f"{micros}E-6")

@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS usage_rejects
     raw_value        String CODEC(ZSTD(1)),
     headers          Array(Tuple(String, String)),
     row_hash         UInt64,
-    admitted_epoch     UInt16 COMMENT 'where the admitted row of the same key stands; 0 epoch when there is none',
+    admitted_epoch     UInt16 COMMENT 'where the admitted row of the same key stands, epoch 0 when there is none',
     admitted_partition UInt32,
     admitted_offset    UInt64,
     rules_version    UInt16

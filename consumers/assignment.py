@@ -1,0 +1,126 @@
+"""Taking a partition: from which position, with which figures, knowing which keys.
+
+1. Read the committed offset ONCE, with its metadata; without matching metadata start from the fence.
+2. Read from ClickHouse the keys below exactly that position; they must match the figures there.
+3. The caller assigns itself explicitly at that position.
+
+A mismatch in 2 is a lagging replica or a restored backup, which would admit duplicates: wait, then leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from clickhouse_connect.driver.client import Client
+
+from consumers.lane import Lane
+from consumers.ports import CLICKHOUSE_AWAY, GroupOffsets
+from consumers.storing import Retriable
+from metering.index import CommittedIndex
+from meterline_schemas.delta import Figures, parse_commit
+from meterline_schemas.types import Epoch, Offset, Partition
+from runtime import metrics
+from runtime.exits import Exit, MeterlineExit
+from runtime.life import Backoff
+from store import event_log
+from store.fences import Fence
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The position to go on from, and the cumulative figures there."""
+
+    offset: Offset
+    figures: Figures
+
+
+def start_of(epoch: int, committed: tuple[int, str] | None, fence: Fence) -> Start:
+    """The committed position when its metadata is about it, else the fence's. Pure."""
+    if committed is not None:
+        offset, metadata = committed
+        try:
+            note = parse_commit(metadata)
+        except ValueError:
+            note = None
+        if note is not None and (note.epoch, note.offset) == (epoch, offset):
+            return Start(note.offset, note.figures)
+        logger.warning(
+            "the committed offset has no matching metadata; starting from the fence",
+            extra={"partition": fence.partition, "committed": offset, "fence": fence.next_offset},
+        )
+    return Start(Offset(fence.next_offset), fence.figures)
+
+
+@dataclass
+class Assigning:
+    """Builds lanes; each try waits between attempts and gives up with a named exit."""
+
+    epoch: Epoch
+    partitions: int
+    offsets: GroupOffsets
+    fences: Callable[[], list[Fence]]
+    clickhouse: Callable[[], Client]
+    log_starts: Callable[[], list[int]]
+    give_up_s: float
+    clock: Callable[[], float]
+    stop: threading.Event
+
+    def lanes(self, partitions: Iterable[int]) -> dict[int, Lane]:
+        """A lane for each partition, built anew. Blocks while a store is away, at most `give_up_s`."""
+        wanted = sorted(partitions)
+        committed = self._patiently("kafka", lambda: self.offsets.committed_notes(wanted))
+        fences = {fence.partition: fence for fence in self.fences()}
+        starts = self._patiently("kafka", self.log_starts)
+        lanes = {}
+        for partition in wanted:
+            start = start_of(self.epoch, committed.get(partition), fences[partition])
+            if start.offset < starts[partition]:
+                raise MeterlineExit(
+                    Exit.LOG_TRUNCATED,
+                    f"partition {partition} is to go on from {start.offset}, but the log starts at {starts[partition]}: records "
+                    "were deleted before they were read. Raise METERLINE_EVENTS_KEEP_DAYS; docs/operations.md, 'Log truncated'",
+                )
+            lanes[partition] = self._lane(partition, start)
+        return lanes
+
+    def _lane(self, partition: int, start: Start) -> Lane:
+        def held() -> event_log.Held:
+            client = self.clickhouse()
+            try:
+                found = event_log.held_below(client, self.epoch, partition, self.partitions, start.offset)
+            finally:
+                client.close()
+            if not found.matches(start.figures):
+                raise Retriable(
+                    f"ClickHouse holds {found.admitted} rows of partition {partition} below {start.offset} "
+                    f"(hash sum {found.hash_sum}), the committed figures say {start.figures.admitted} ({start.figures.hash_sum})"
+                )
+            return found
+
+        found = self._patiently("clickhouse", held, Exit.INDEX_MISMATCH)
+        logger.info(
+            "partition taken",
+            extra={"partition": partition, "offset": start.offset, "keys": len(found.hashes), "epoch": self.epoch},
+        )
+        return Lane(self.epoch, Partition(partition), start.offset, start.figures, CommittedIndex(found.hashes))
+
+    def _patiently(self, dependency: str, call: Callable[[], T], code: Exit = Exit.UNREACHABLE) -> T:
+        began, backoff = self.clock(), Backoff()
+        while True:
+            try:
+                return call()
+            except (Retriable, *CLICKHOUSE_AWAY) as error:
+                metrics.RETRIES.labels("consume", dependency).inc()
+                if self.stop.is_set() or self.clock() - began > self.give_up_s:
+                    given_up = code if isinstance(error, Retriable) else Exit.UNREACHABLE
+                    raise MeterlineExit(given_up, f"a partition could not be taken: {error}") from error
+                logger.warning("a partition cannot be taken yet", extra={"dependency": dependency, "problem": str(error)})
+                self.stop.wait(backoff.wait_s())

@@ -1,0 +1,250 @@
+"""The storing half of the range chain, on a thread of its own: store, announce, commit, one cycle after the other.
+
+1. Store the admitted rows of the cycle in one insert, and the rejects; the identical insert again until acknowledged.
+2. Announce one delta a partition; again until the broker has acknowledged it.
+3. Commit each range's end in the consumer group, with the cumulative figures as metadata.
+
+The order is the proof's. Cycle N+1 is not stored before N is committed. What cannot be retried ends the thread with
+`failure` set: the deciding thread then drops all of P by leaving the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from metering.ranges import Decided
+from meterline_schemas.delta import encode_commit
+from runtime import metrics
+from runtime.crash import crash_point
+from runtime.exits import Exit, MeterlineExit
+from runtime.life import Backoff
+
+logger = logging.getLogger(__name__)
+
+CYCLES_WAITING_MAX = 2
+_IDLE_CHECK_S = 5.0
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One range of each partition that had records, and the rows they make together."""
+
+    ranges: tuple[Decided, ...]
+    admitted: pa.Table
+    rejects: pa.Table
+
+
+class Retriable(Exception):
+    """The other side is away or busy; the same call may be made again."""
+
+
+class RowStore(Protocol):
+    """Where a cycle's rows go."""
+
+    def insert(self, admitted: pa.Table, rejects: pa.Table) -> None:
+        """Returns when all rows are durable. Raises Retriable; may have stored any part then."""
+
+
+class DeltaLog(Protocol):
+    """Where deltas are announced."""
+
+    def announce(self, ranges: Sequence[Decided]) -> None:
+        """Returns when the broker has acknowledged each. Raises Retriable; may have written any of them then."""
+
+
+class Offsets(Protocol):
+    """The consumer group's positions."""
+
+    def commit(self, positions: Sequence[tuple[int, int, str]]) -> None:
+        """Commits (partition, offset, metadata). Raises Retriable, or MeterlineExit when the partitions are another's."""
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The group's offsets now. Raises Retriable."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What was committed last for a partition, to be committed again when the group forgets it."""
+
+    offset: int
+    metadata: str
+
+
+class Storer:
+    """Runs one thread from `start` to `stop`. `submit` blocks while two cycles wait."""
+
+    def __init__(self, rows: RowStore, deltas: DeltaLog, offsets: Offsets, give_up_s: float, clock: Callable[[], float]) -> None:
+        self._rows, self._deltas, self._offsets = rows, deltas, offsets
+        self._give_up_s, self._clock = give_up_s, clock
+        self._cycles: queue.Queue[Cycle | None] = queue.Queue(CYCLES_WAITING_MAX)
+        self._acks: queue.SimpleQueue[Cycle] = queue.SimpleQueue()
+        self._abandoned = threading.Event()
+        self._last: dict[int, Committed] = {}
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="storing", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, cycle: Cycle) -> None:
+        """Hands a cycle over; waits while the queue is full. Raises the thread's failure."""
+        while True:
+            self.check()
+            try:
+                self._cycles.put(cycle, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def check(self) -> None:
+        """Raises the failure that ended the thread, if one did."""
+        if self.failure is not None:
+            raise self.failure
+
+    def acknowledged(self) -> list[Cycle]:
+        """The cycles committed since the last call, oldest first. Does not block."""
+        done = []
+        while True:
+            try:
+                done.append(self._acks.get_nowait())
+            except queue.Empty:
+                return done
+
+    def finish(self, within_s: float) -> bool:
+        """Lets the waiting cycles through and ends the thread; False when that took longer than `within_s`."""
+        try:
+            self._cycles.put(None, timeout=within_s)
+        except queue.Full:
+            return False
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def abandon(self, within_s: float) -> None:
+        """Ends the thread without another commit: the step under way ends, nothing follows it.
+
+        Raises MeterlineExit when the thread does not end in time: going on beside it would break the chain.
+        """
+        self._abandoned.set()
+        if self._thread.ident is not None:
+            self._thread.join(within_s)
+        if self._thread.is_alive():
+            raise MeterlineExit(Exit.OWNERSHIP_LOST, f"the storing thread did not stop within {within_s} s of a rebalance")
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._abandoned.is_set():
+                try:
+                    cycle = self._cycles.get(timeout=_IDLE_CHECK_S)
+                except queue.Empty:
+                    self._restore_lowered_offsets()
+                    continue
+                if cycle is None:
+                    return
+                self._through(cycle)
+        except _Abandoned:
+            logger.info("storing stopped: the partitions are given back")
+        except BaseException as error:  # noqa: BLE001 - kept whole and raised by the deciding thread, which leaves
+            self.failure = error
+
+    def _through(self, cycle: Cycle) -> None:
+        # 1. Store.
+        crash_point("consumer.inserting")
+        self._until_done("clickhouse", "store", lambda: self._rows.insert(cycle.admitted, cycle.rejects))
+        crash_point("consumer.stored")
+        # 2. Announce.
+        crash_point("consumer.announcing")
+        self._until_done("kafka", "announce", lambda: self._deltas.announce(cycle.ranges))
+        crash_point("consumer.announced")
+        # 3. Commit.
+        notes = {int(decided.span.partition): _note(decided) for decided in cycle.ranges}
+        self._commit(notes)
+        crash_point("consumer.committed")
+        self._last.update(notes)
+        self._acks.put(cycle)
+        _count(cycle)
+
+    def _commit(self, notes: dict[int, Committed]) -> None:
+        positions = [(partition, note.offset, note.metadata) for partition, note in sorted(notes.items())]
+        self._until_done("kafka", "commit", lambda: self._offsets.commit(positions))
+
+    def _restore_lowered_offsets(self) -> None:
+        """A late commit of an old owner may have lowered the group's offset; an idle owner puts it right."""
+        if not self._last:
+            return
+        try:
+            group = self._offsets.committed(self._last)
+        except Retriable as error:
+            logger.warning("the group's offsets cannot be read; asked again later", extra={"problem": str(error)})
+            return
+        lowered = {p: note for p, note in self._last.items() if group.get(p, -1) < note.offset}
+        if lowered:
+            logger.warning("the group's offsets were lowered; committing again", extra={"partitions": sorted(lowered)})
+            self._commit(lowered)
+
+    def _until_done(self, dependency: str, step: str, call: Callable[[], None]) -> None:
+        began = self._clock()
+        backoff = Backoff()
+        while True:
+            if self._abandoned.is_set():
+                raise _Abandoned
+            try:
+                call()
+            except Retriable as error:
+                metrics.RETRIES.labels("consume", dependency).inc()
+                away_s = self._clock() - began
+                if away_s > self._give_up_s:
+                    raise MeterlineExit(
+                        Exit.UNREACHABLE, f"{dependency} did not take the {step} for {away_s:.0f} s: {error}"
+                    ) from error
+                wait_s = backoff.wait_s()
+                logger.warning(
+                    "%s failed; repeated as it is",
+                    step,
+                    extra={"dependency": dependency, "problem": str(error), "wait_s": wait_s},
+                )
+                self._abandoned.wait(wait_s)
+            else:
+                metrics.CYCLE_SECONDS.labels(step).observe(self._clock() - began)
+                return
+
+
+class _Abandoned(Exception):
+    """The thread was told to stop between two steps."""
+
+
+def _note(decided: Decided) -> Committed:
+    span = decided.span
+    return Committed(span.to_offset, encode_commit(span.epoch, span.to_offset, decided.rules_version, decided.figures))
+
+
+def _count(cycle: Cycle) -> None:
+    for decided in cycle.ranges:
+        span, lines = decided.span, decided.delta.lines
+        conflicts = [reject for reject in decided.rejects if reject.verdict == "conflict"]
+        invalid = sum(reject.verdict == "invalid" for reject in decided.rejects)
+        records = len(span.records)
+        metrics.VERDICTS.labels("admitted").inc(len(decided.admitted))
+        metrics.VERDICTS.labels("conflict").inc(len(conflicts))
+        metrics.VERDICTS.labels("invalid").inc(invalid)
+        metrics.VERDICTS.labels("duplicate").inc(records - len(decided.admitted) - len(conflicts) - invalid)
+        metrics.VERDICTS.labels("void").inc(span.to_offset - span.from_offset - records)
+        for reject in conflicts:
+            metrics.CONFLICTS.labels(reject.reading.event.source_service).inc()
+        logger.debug(
+            "range committed",
+            extra={
+                "range_id": f"{span.epoch}/{span.partition}/{span.from_offset}-{span.to_offset}",
+                "admitted": len(decided.admitted),
+                "rejects": len(decided.rejects),
+                "lines": len(lines),
+            },
+        )
