@@ -34,3 +34,16 @@ COUNT_SECONDS = Histogram("meterline_count_seconds", "Time of one counting trans
 FENCE_LAG = Gauge("meterline_fence_lag_records", "Records between the fences and the log's end.")
 # Age of `asOf`: how far the counters are behind the log.
 FRESHNESS_SECONDS = Gauge("meterline_freshness_seconds", "Age of the newest instant that the counters are known to cover.")
+
+# -- entitlements --------------------------------------------------------------------------------------------------
+# Requests by the route's own path (`/v1/billing/summaries/{tenantId}`, never a tenant's) and status; "none": no such route.
+HTTP_REQUESTS = Counter("meterline_http_requests_total", "HTTP requests, by endpoint and status.", ["endpoint", "status"])
+HTTP_SECONDS = Histogram("meterline_http_seconds", "Time to answer a request, by endpoint.", ["endpoint"], buckets=_FAST)
+# Time of one statement, the wait for a connection included, by its file in entitlements/queries.
+HTTP_QUERY_SECONDS = Histogram("meterline_http_query_seconds", "Time of a database statement.", ["query"], buckets=_FAST)
+# Decisions by their reason, a closed set; those of batches too.
+CHECKS = Counter("meterline_checks_total", "Entitlement checks, by reason.", ["reason"])
+# Checks that one statement answered: above 1, requests share statements.
+CHECKS_TOGETHER = Histogram("meterline_checks_together", "Checks answered by one statement.", buckets=(1, 2, 4, 8, 16, 32, 64, 100))
+# Events taken over HTTP by what became of them: acked, spooled, refused (the sender's fault), unavailable (ours).
+USAGE_TAKEN = Counter("meterline_usage_taken_total", "Usage events received over HTTP, by outcome.", ["outcome"])
