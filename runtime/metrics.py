@@ -44,6 +44,8 @@ HTTP_QUERY_SECONDS = Histogram("meterline_http_query_seconds", "Time of a databa
 # Decisions by their reason, a closed set; those of batches too.
 CHECKS = Counter("meterline_checks_total", "Entitlement checks, by reason.", ["reason"])
 # Checks that one statement answered: above 1, requests share statements.
-CHECKS_TOGETHER = Histogram("meterline_checks_together", "Checks answered by one statement.", buckets=(1, 2, 4, 8, 16, 32, 64, 100))
+CHECKS_TOGETHER = Histogram(
+    "meterline_checks_together", "Checks answered by one statement.", buckets=(1, 2, 4, 8, 16, 32, 64, 100)
+)
 # Events taken over HTTP by what became of them: acked, spooled, refused (the sender's fault), unavailable (ours).
 USAGE_TAKEN = Counter("meterline_usage_taken_total", "Usage events received over HTTP, by outcome.", ["outcome"])

@@ -86,6 +86,9 @@ class Settings(BaseModel):
 
     # Aggregator
     aggregator_group: str = _setting("Aggregator", "meterline-aggregator", "Faust application id and consumer group.")
+    aggregator_instance: str | None = _setting(
+        "Aggregator", None, "Static membership id, unique per process: a restart takes its partitions back at once."
+    )
     aggregator_batch_max: int = _setting("Aggregator", 64, "Most delta records counted in one transaction.", ge=1, le=1_000)
     sampler_every_ms: int = _setting("Aggregator", 250, "How often the log's end is sampled for `asOf`.", ge=10, le=60_000)
 

@@ -1,0 +1,203 @@
+"""`meterline aggregate`: the one place that knows Faust.
+
+Faust carries the deltas topic; it acknowledges a batch when the loop body ends, HOWEVER it ends. So nothing leaves the
+body but success: it retries in place while a store is away, and on anything else the process exits before Faust can
+acknowledge. What Faust passes over by itself is found by the fence and counted from ClickHouse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import faust
+import psycopg
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from aggregator.counting import Counting
+from aggregator.freshness import Sampler
+from aggregator.reconciling import Reconciler
+from meterline_schemas.delta import CommitNote, Delta, decode_delta, parse_commit
+from runtime import clickhouse, kafka, metrics, postgres
+from runtime.exits import Exit, MeterlineExit
+from runtime.life import Backoff, serve_health
+from runtime.settings import Settings
+from store import epochs, topic_state
+
+logger = logging.getLogger(__name__)
+
+_BATCH_WITHIN_S = 0.02
+
+
+def _credentials(settings: Settings) -> Any:
+    security = kafka.aiokafka_security(settings)
+    if "sasl_mechanism" in security:
+        return faust.SASLCredentials(
+            username=security["sasl_plain_username"],
+            password=security["sasl_plain_password"],
+            mechanism=security["sasl_mechanism"],
+            ssl_context=security["ssl_context"],
+        )
+    return faust.SSLCredentials(security["ssl_context"]) if security["ssl_context"] is not None else None
+
+
+def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delta]], None]) -> Any:
+    """The Faust app: reads deltas raw and hands them to `count` in batches, one batch at a time."""
+    app = faust.App(
+        settings.aggregator_group,
+        broker=[f"kafka://{server.strip()}" for server in settings.kafka_url.split(",")],
+        broker_credentials=_credentials(settings),
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=2.0,
+        broker_max_poll_records=1000,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.aggregator_instance,
+        datadir=str(settings.data_dir / "aggregator"),
+        key_serializer="raw",
+        value_serializer="raw",
+        store="memory://",
+        stream_wait_empty=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+    deltas = app.topic(settings.topic_deltas, partitions=epoch.partitions, key_serializer="raw", value_serializer="raw")
+    counting_thread = ThreadPoolExecutor(1, thread_name_prefix="counting")
+
+    @app.agent(deltas, concurrency=1)
+    async def count_deltas(stream: Any) -> AsyncIterator[None]:
+        async for events in stream.take_events(settings.aggregator_batch_max, within=_BATCH_WITHIN_S):
+            batch = [delta for event in events if (delta := _readable(event.message.value, epoch.epoch)) is not None]
+            if batch:
+                await _whole(asyncio.get_running_loop().run_in_executor(counting_thread, count, batch), settings.stop_within_s)
+            yield
+
+    return app
+
+
+async def _whole(counted: asyncio.Future[None], within_s: float) -> None:
+    """Waits for a batch to be counted. Ends the process where it is not: after this, Faust acknowledges the batch."""
+    try:
+        await asyncio.shield(counted)
+    except asyncio.CancelledError:
+        done, _ = await asyncio.wait([counted], timeout=within_s)
+        if not done or counted.exception() is not None:
+            _leave(Exit.UNREACHABLE, "stopped before a batch was counted; it is read again at the next start")
+        raise
+    except MeterlineExit as error:
+        _leave(error.code, str(error))
+    except BaseException:
+        logger.critical("counting failed for a reason nobody foresaw", exc_info=True)
+        _leave(Exit.FAILED, "an unforeseen error while counting")
+
+
+def _leave(code: Exit, why: str) -> None:
+    logger.critical(why, extra={"exit": f"{code.value} {code.name}"})
+    logging.shutdown()
+    os._exit(code)
+
+
+def _readable(value: bytes | None, epoch: int) -> Delta | None:
+    """A record's delta; None for one that is none, whose range the next delta or the reconciler counts."""
+    try:
+        delta = decode_delta(value or b"")
+    except ValueError as error:
+        metrics.DELTAS.labels("unreadable").inc()
+        logger.error("a record of the deltas topic is no delta; passed over", extra={"problem": str(error)})
+        return None
+    if delta.epoch > epoch:
+        _leave(Exit.TOPIC_REPLACED, f"a delta of epoch {delta.epoch}, which began after this process did: start again")
+    return delta
+
+
+def committed_notes(admin: AdminClient, group: str, topic: str, epoch: int, partitions: int) -> Mapping[int, CommitNote]:
+    """What the consumer group committed with matching metadata, by partition. Raises KafkaException."""
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition) for partition in range(partitions)])
+    (future,) = admin.list_consumer_group_offsets([asked], request_timeout=kafka.REQUEST_TIMEOUT_S).values()
+    notes = {}
+    for part in topic_state.answer(future).topic_partitions:
+        try:
+            note = parse_commit(part.metadata or "")
+        except ValueError:
+            continue
+        if (note.epoch, note.offset) == (epoch, part.offset):
+            notes[part.partition] = note
+    return notes
+
+
+@contextmanager
+def _beside(targets: list[Callable[[], None]], stop: threading.Event) -> Iterator[None]:
+    """Runs loops on threads while the block runs, and ends them with `stop`."""
+    threads = [threading.Thread(target=target, daemon=True) for target in targets]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(kafka.REQUEST_TIMEOUT_S)
+
+
+def _wait_for_stores(settings: Settings, stop: threading.Event, admin: AdminClient) -> epochs.Epoch:
+    """The current epoch, once Postgres and Kafka answer: Faust leaves when there is no broker at its start."""
+    backoff = Backoff()
+    while True:
+        try:
+            with postgres.connect(settings) as connection:
+                epoch = epochs.current_epoch(connection)
+            if epoch is None:
+                raise MeterlineExit(Exit.TOPIC_REPLACED, "no epoch is recorded: run `meterline topics apply` first")
+            epochs.check_topic(topic_state.describe(admin, [epoch.topic])[epoch.topic], epoch)
+        except (psycopg.OperationalError, KafkaException) as error:
+            metrics.RETRIES.labels("aggregate", "postgres" if isinstance(error, psycopg.Error) else "kafka").inc()
+            logger.warning("a dependency is away; trying again", extra={"problem": str(error)})
+            if stop.wait(backoff.wait_s()):
+                raise MeterlineExit(Exit.UNREACHABLE, f"stopped while waiting: {error}") from error
+        else:
+            return epoch
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Counts until SIGTERM or SIGINT. Raises MeterlineExit when the process must leave."""
+    admin = kafka.admin(settings)
+    epoch = _wait_for_stores(settings, stop, admin)
+
+    def connect() -> psycopg.Connection[Any]:
+        return postgres.connect(settings)
+
+    def counting() -> Counting:
+        return Counting(connect, lambda: clickhouse.client(settings), settings.retry_give_up_s, stop)
+
+    sampler = Sampler(
+        lambda: postgres.connect(settings),
+        lambda: topic_state.log_ends(admin, epoch.topic, epoch.partitions),
+        epoch.epoch,
+        settings.sampler_every_ms,
+        stop,
+    )
+    reconciler = Reconciler(
+        connect,
+        lambda: committed_notes(admin, settings.consumer_group, epoch.topic, epoch.epoch, epoch.partitions),
+        counting(),
+        epoch.epoch,
+        stop,
+    )
+    app = make_app(settings, epoch, counting().count)
+    worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
+    checks = {"faust": lambda: None if app.started else "not started yet"}
+    with serve_health(settings, checks), _beside([sampler.run, reconciler.run], stop):
+        try:
+            worker.execute_from_commandline()
+        except SystemExit as left:
+            if left.code not in (0, None):
+                raise MeterlineExit(Exit.FAILED, f"the stream worker ended with status {left.code}; its log says why") from left
+    logger.info("stopped")

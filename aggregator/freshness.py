@@ -1,0 +1,111 @@
+"""The freshness sampler: at which time the log ended where, so that a check can say what its counters cover.
+
+A sample is (time, ends), the time read before the ends: at that time the log ended at or below them. While the ends
+stand still the newest sample's `seen_until` moves; idle partitions pass at once, a dead sampler lets `asOf` age.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from runtime import metrics
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_MAX = 100_000
+_TRIM_EVERY = 1_000
+_SAMPLER_LOCK = 0x6D65_7465_7203
+"""Advisory lock: of several aggregators one samples."""
+
+
+def store_sample(connection: psycopg.Connection[Any], epoch: int, seen: datetime, ends: list[int]) -> None:
+    """Keeps a sample in one statement: an unchanged vector moves the newest row's `seen_until`."""
+    connection.execute(
+        "WITH newest AS (SELECT seen_from, ends FROM freshness_samples WHERE epoch = %(epoch)s"
+        "  ORDER BY seen_until DESC LIMIT 1),"
+        " moved AS (UPDATE freshness_samples s SET seen_until = greatest(s.seen_until, %(seen)s) FROM newest n"
+        "  WHERE s.epoch = %(epoch)s AND s.seen_from = n.seen_from AND n.ends = %(ends)s::bigint[] RETURNING 1)"
+        " INSERT INTO freshness_samples (epoch, seen_from, seen_until, ends)"
+        " SELECT %(epoch)s, %(seen)s, %(seen)s, %(ends)s::bigint[] WHERE NOT EXISTS (SELECT FROM moved)"
+        " ON CONFLICT (epoch, seen_from) DO NOTHING",
+        {"epoch": epoch, "seen": seen, "ends": ends},
+    )
+
+
+def trim_samples(connection: psycopg.Connection[Any], epoch: int) -> None:
+    """Keeps the newest SAMPLES_MAX samples of an epoch."""
+    connection.execute(
+        "DELETE FROM freshness_samples WHERE epoch = %s AND seen_until <="
+        " (SELECT seen_until FROM freshness_samples WHERE epoch = %s ORDER BY seen_until DESC OFFSET %s LIMIT 1)",
+        (epoch, epoch, SAMPLES_MAX),
+    )
+
+
+def covered_until(connection: psycopg.Connection[Any], epoch: int) -> tuple[datetime | None, int]:
+    """The latest time whose whole vector the fences have reached, and how many records they are behind the newest."""
+    row = connection.execute(
+        "WITH fence AS (SELECT array_agg(next_offset ORDER BY partition) AS at FROM delta_fences WHERE epoch = %(epoch)s)"
+        " SELECT (SELECT seen_until FROM freshness_samples s, fence WHERE s.epoch = %(epoch)s AND NOT EXISTS"
+        "   (SELECT FROM unnest(s.ends, fence.at) AS v(ended, counted) WHERE ended > counted)"
+        "   ORDER BY seen_until DESC LIMIT 1),"
+        "  (SELECT coalesce(sum(greatest(ended - counted, 0)), 0) FROM fence,"
+        "   (SELECT ends FROM freshness_samples WHERE epoch = %(epoch)s ORDER BY seen_until DESC LIMIT 1) AS newest,"
+        "   unnest(newest.ends, fence.at) AS v(ended, counted))",
+        {"epoch": epoch},
+    ).fetchone()
+    assert row is not None
+    return row[0], int(row[1])
+
+
+class Sampler:
+    """Samples every `every_ms` until stopped; outlives absent stores, whose absence shows as an ageing `asOf`."""
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        ends: Callable[[], list[int]],
+        epoch: int,
+        every_ms: int,
+        stop: threading.Event,
+    ) -> None:
+        self._connect, self._ends, self._epoch = connect, ends, epoch
+        self._every_s, self._stop = every_ms / 1000, stop
+
+    def run(self) -> None:
+        """Blocks until `stop` is set."""
+        while not self._stop.is_set():
+            try:
+                with self._connect() as connection:
+                    self._sample_on(connection)
+            except (psycopg.Error, KafkaException) as error:
+                metrics.RETRIES.labels("aggregate", "kafka" if isinstance(error, KafkaException) else "postgres").inc()
+                logger.warning("the log's end was not sampled", extra={"problem": str(error)})
+            self._stop.wait(1.0)
+
+    def _sample_on(self, connection: psycopg.Connection[Any]) -> None:
+        connection.autocommit = True
+        samples = 0
+        while not self._stop.wait(self._every_s):
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_SAMPLER_LOCK,)).fetchone() if samples == 0 else (True,)
+            if row is None or not row[0]:
+                return
+            seen = datetime.now(UTC)
+            store_sample(connection, self._epoch, seen, self._ends())
+            if samples % _TRIM_EVERY == 0:
+                trim_samples(connection, self._epoch)
+            samples += 1
+            if samples % 4 == 0:
+                self._report(connection)
+
+    def _report(self, connection: psycopg.Connection[Any]) -> None:
+        covered, behind = covered_until(connection, self._epoch)
+        metrics.FENCE_LAG.set(behind)
+        if covered is not None:
+            metrics.FRESHNESS_SECONDS.set(max(0.0, (datetime.now(UTC) - covered).total_seconds()))

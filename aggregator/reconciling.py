@@ -1,0 +1,67 @@
+"""A fence that stands still below the committed offset: its delta was passed over, so its range is counted from ClickHouse.
+
+Faust acknowledges what it skips, and a deltas topic forgets by age; neither may leave a range uncounted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from confluent_kafka import KafkaException
+from urllib3.exceptions import HTTPError
+
+from aggregator.counting import Counting, NotExplained, Target
+from meterline_schemas.delta import CommitNote
+from runtime import metrics
+from store.fences import read_fences
+
+logger = logging.getLogger(__name__)
+
+STALLED_AFTER_S = 5.0
+_LOOK_EVERY_S = 1.0
+
+
+class Reconciler:
+    """Looks once a second; repairs a fence that has not moved for STALLED_AFTER_S while the group is ahead of it."""
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        committed: Callable[[], Mapping[int, CommitNote]],
+        counting: Counting,
+        epoch: int,
+        stop: threading.Event,
+    ) -> None:
+        self._connect, self._committed, self._counting = connect, committed, counting
+        self._epoch, self._stop = epoch, stop
+        self._stood_since: dict[int, tuple[int, float]] = {}
+
+    def run(self) -> None:
+        """Blocks until `stop` is set; outlives absent stores."""
+        while not self._stop.wait(_LOOK_EVERY_S):
+            try:
+                self.look()
+            except (psycopg.Error, KafkaException, ClickHouseError, HTTPError, OSError, NotExplained) as error:
+                metrics.RETRIES.labels("aggregate", "reconciler").inc()
+                logger.warning("a stalled fence was not repaired yet", extra={"problem": str(error)})
+
+    def look(self) -> None:
+        """One look at every partition."""
+        with self._connect() as connection:
+            fences = read_fences(connection, self._epoch)
+        notes = self._committed()
+        now = time.monotonic()
+        for fence in fences:
+            note = notes.get(fence.partition)
+            at, since = self._stood_since.get(fence.partition, (-1, now))
+            if note is None or note.offset <= fence.next_offset or at != fence.next_offset:
+                self._stood_since[fence.partition] = (fence.next_offset, now)
+            elif now - since >= STALLED_AFTER_S:
+                target = Target(fence.epoch, fence.partition, note.offset, note.rules_version, note.figures)
+                self._counting.repair(target, f"the fence stood still at {fence.next_offset} below the committed {note.offset}")
