@@ -51,13 +51,13 @@ _COLUMNS = "epoch, topic, cluster_id, topic_id, partitions, starts, ends"
 def all_epochs(connection: Connection[Any]) -> list[Epoch]:
     """Every epoch, oldest first."""
     with connection.cursor(row_factory=class_row(Epoch)) as cursor:
-        return cursor.execute(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch").fetchall()  # noqa: S608 - a constant
+        return cursor.execute(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch").fetchall()
 
 
 def current_epoch(connection: Connection[Any]) -> Epoch | None:
     """The newest epoch; None before `meterline topics apply`."""
     with connection.cursor(row_factory=class_row(Epoch)) as cursor:
-        return cursor.execute(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch DESC LIMIT 1").fetchone()  # noqa: S608
+        return cursor.execute(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch DESC LIMIT 1").fetchone()
 
 
 def rules_at(connection: Connection[Any], epoch: int, partition: int) -> list[tuple[int, int]]:

@@ -29,7 +29,8 @@ def postgres_away(settings: Settings, error: object) -> MeterlineExit:
     where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
     return MeterlineExit(
         Exit.UNREACHABLE,
-        f"Postgres at {where} cannot be used: {one_line(error)}; start it, or set METERLINE_POSTGRES_URL to one that runs",
+        f"Postgres at {where} cannot be used: {one_line(error)}; "
+        "start it (`meterline migrate` creates a database that is absent), or set METERLINE_POSTGRES_URL to one that runs",
     )
 
 

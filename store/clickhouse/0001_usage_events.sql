@@ -1,6 +1,7 @@
 -- usage_events: each admitted event once; the truth that counters and invoices are derived from.
 -- A row holds nothing that its record and position do not determine, so a repeated insert is identical and collapses.
 -- row_version falls as the position grows: of two copies of a key the first admitted stays.
+-- A table partition is a month of occurred_at, which the record determines, so copies of a row always meet in one.
 CREATE TABLE IF NOT EXISTS usage_events
 (
     tenant_id        String,
@@ -21,6 +22,13 @@ CREATE TABLE IF NOT EXISTS usage_events
     row_hash         UInt64 COMMENT 'xxh3-64 of the record value',
     rules_version    UInt16,
     row_version      UInt64 COMMENT 'max - (epoch << 48 | offset)',
+    -- What later stages rely on; a row that breaks one is a bug of ours, and must stop the insert rather than be billed.
+    CONSTRAINT position_is_one_word CHECK log_epoch > 0 AND kafka_offset < 281474976710656
+        AND row_version = bitNot(bitOr(bitShiftLeft(toUInt64(log_epoch), 48), kafka_offset)),
+    CONSTRAINT ids_are_given CHECK notEmpty(tenant_id) AND notEmpty(usage_type) AND notEmpty(source_service)
+        AND notEmpty(source_entity_id),
+    CONSTRAINT only_corrections_correct CHECK kind IN ('usage', 'correction') AND (kind = 'correction') = notEmpty(corrects),
+    CONSTRAINT only_corrections_are_negative CHECK quantity >= 0 OR kind = 'correction',
     PROJECTION by_position
     (
         SELECT log_epoch, kafka_partition, kafka_offset, tenant_id, usage_type, quantity, occurred_at, key_hash, key_murmur2, row_hash

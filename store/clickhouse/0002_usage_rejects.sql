@@ -20,7 +20,9 @@ CREATE TABLE IF NOT EXISTS usage_rejects
     admitted_epoch     UInt16 COMMENT 'where the admitted row of the same key stands, epoch 0 when there is none',
     admitted_partition UInt32,
     admitted_offset    UInt64,
-    rules_version    UInt16
+    rules_version    UInt16,
+    CONSTRAINT position_is_given CHECK log_epoch > 0,
+    CONSTRAINT verdict_is_known CHECK verdict IN ('invalid', 'conflict', 'duplicate') AND notEmpty(reason)
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(ingested_at)
