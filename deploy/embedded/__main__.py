@@ -58,6 +58,8 @@ def main() -> int:
         say(f"meterline: {error}")
         return error.code
     finally:
+        if arguments.write is not None:
+            arguments.write.unlink(missing_ok=True)
         if scratch:
             stack.forget()
         else:

@@ -91,14 +91,14 @@ class State:
 
     def started(self, pids: dict[str, int]) -> None:
         """Remembers the processes, each with its birth, since numbers are used again."""
-        self._values["processes"] = {name: [pid, _birth(pid)] for name, pid in pids.items()}
+        self._values["processes"] = {name: [pid, birth(pid)] for name, pid in pids.items()}
         self._save()
 
     def end_former(self, log: Callable[[str], None]) -> None:
         """After a kill of the process that held the lock its children are ending: waits for them, then kills them."""
-        left = {name: (pid, birth) for name, (pid, birth) in self._values.get("processes", {}).items() if birth is not None}
+        left = {name: (pid, born) for name, (pid, born) in self._values.get("processes", {}).items() if born is not None}
         deadline = time.monotonic() + FORMER_GONE_WITHIN_S
-        while left := {name: (pid, birth) for name, (pid, birth) in left.items() if _birth(pid) == birth}:
+        while left := {name: (pid, born) for name, (pid, born) in left.items() if birth(pid) == born}:
             if time.monotonic() > deadline:
                 for name, (pid, _) in left.items():
                     log(f"{name} of a former stack (process {pid}) still runs; killing it")
@@ -114,7 +114,7 @@ class State:
         new.replace(self._path)
 
 
-def _birth(pid: int) -> int | None:
+def birth(pid: int) -> int | None:
     """When it was started, in clock ticks since boot; None when it has gone or is only waiting to be reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
