@@ -78,6 +78,11 @@ def log_starts(admin: AdminClient, topic: str, partitions: int) -> list[int]:
     return _offsets(admin, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
 
+def log_ends(admin: AdminClient, topic: str, partitions: int) -> list[int]:
+    """The read_committed end of each partition: what a consumer can have read by now. Raises KafkaException."""
+    return _offsets(admin, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
 def _offsets(admin: AdminClient, topic: str, partitions: int, spec: Any) -> list[int]:
     asked = {TopicPartition(topic, partition): spec for partition in range(partitions)}
     futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S)
