@@ -13,7 +13,7 @@ class Reason(StrEnum):
 
     remedy: str
 
-    def __new__(cls, code: str, remedy: str) -> Reason:
+    def __new__(cls, code: str, remedy: str = "") -> Reason:
         member = str.__new__(cls, code)
         member._value_ = code
         member.remedy = remedy
