@@ -1,0 +1,66 @@
+"""What has done its work is dropped after its time: sent outbox rows, finished inbox rows, old audit rows.
+
+Rejects are ClickHouse's to drop, by the TTL that `store.migrate` sets; the deltas topic is Kafka's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import Connection
+
+from runtime.settings import Settings
+
+BATCH_ROWS = 5_000
+BATCHES_MAX = 20
+"""Of each table in one sweep, so that a sweep ends; the next one goes on."""
+
+_STATEMENTS = {
+    "outbox": (
+        "DELETE FROM outbox WHERE id IN"
+        " (SELECT id FROM outbox WHERE sent_at < %s ORDER BY sent_at LIMIT %s FOR UPDATE SKIP LOCKED)"
+    ),
+    "inbox": (
+        "DELETE FROM inbox WHERE (source, message_id) IN"
+        " (SELECT source, message_id FROM inbox WHERE done_at < %s ORDER BY done_at LIMIT %s FOR UPDATE SKIP LOCKED)"
+    ),
+    "audit": "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
+}
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Rows dropped, by table, and whether one had more than a sweep takes."""
+
+    rows: dict[str, int]
+    more: bool
+
+
+def sweep(connection: Connection[Any], settings: Settings, now: datetime) -> Swept:
+    """Drops what is past its time at `now`, a batch a transaction. Safe with several at once: they skip each other's rows.
+
+    Rows that wait (unsent, unfinished) are never dropped. 0 days of audit means for ever.
+    """
+    days = {"outbox": settings.outbox_keep_days, "inbox": settings.inbox_keep_days, "audit": settings.audit_keep_days}
+    rows, more = {}, False
+    for table, keep_days in days.items():
+        if keep_days == 0:
+            rows[table] = 0
+            continue
+        before = now - timedelta(days=keep_days)
+        rows[table], exhausted = _sweep_table(connection, _STATEMENTS[table], before)
+        more = more or not exhausted
+    return Swept(rows, more)
+
+
+def _sweep_table(connection: Connection[Any], statement: str, before: datetime) -> tuple[int, bool]:
+    dropped = 0
+    for _ in range(BATCHES_MAX):
+        with connection.transaction():
+            count = connection.execute(statement, (before, BATCH_ROWS)).rowcount
+        dropped += count
+        if count < BATCH_ROWS:
+            return dropped, True
+    return dropped, False
