@@ -165,13 +165,20 @@ def _flat(entity: Entity | None, prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for field, value in (entity or {}).items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{field}.")
-        elif value is None:
-            if field == "limit":
-                flat[prefix + field] = "unlimited"
-        else:
+            if "period" in value:
+                flat[prefix + field] = _limit_text(value)
+            else:
+                flat |= _flat(value, f"{prefix}{field}.")
+        elif value is not None:
             flat[prefix + field] = str(value).lower() if isinstance(value, bool) else str(value)
     return flat
+
+
+def _limit_text(limit: Entity) -> str:
+    if limit["limit"] is None:
+        return f"unlimited per {limit['period']}"
+    price = f", overage at {limit['overage_price']}" if limit["overage_price"] is not None else ""
+    return f"{limit['limit']} per {limit['period']}, {limit['enforce']}{price}"
 
 
 # -- what may not be taken away ------------------------------------------------------------------------------------

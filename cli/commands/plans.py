@@ -69,7 +69,7 @@ def show(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"version": version, **standing.model_dump(mode="json")}, ensure_ascii=False))
         return
-    console = Console()
+    console = _console()
     if version is None:
         console.print("no catalog was applied yet; see examples/plans.yaml")
         return
@@ -90,21 +90,24 @@ def show(as_json: bool) -> None:
 
 
 def print_changes(changes: list[Change]) -> None:
-    """The diff as a table: one line a field."""
-    table = Table("section", "entry", "change", "field", "before", "after")
+    """The diff as a table: one line a field, nothing cut off."""
+    table = Table()
+    for heading in ("entry", "change", "field", "before", "after"):
+        table.add_column(heading, overflow="fold")
     for change in changes:
-        fields = change.fields() or [("", "", "")]
-        for position, (field, before, after) in enumerate(fields):
+        for position, (field, before, after) in enumerate(change.fields() or [("", "", "")]):
             first = position == 0
             table.add_row(
-                change.section if first else "",
-                escape(change.name) if first else "",
+                escape(f"{change.section}.{change.name}") if first else "",
                 f"[{_STYLE[change.action]}]{change.action}[/]" if first else "",
-                escape(field),
-                escape(before),
-                escape(after),
+                *(escape(text) for text in (field, before, after)),
             )
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    # A file or a pipe has no width to keep to.
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _answer(as_json: bool, version: int | None, changes: list[Change], text: str) -> None:
