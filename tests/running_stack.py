@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
@@ -33,7 +34,7 @@ RUNS = ROOT / ".meterline" / "tests"
 FOLDERS_THAT_NEED_IT = (ROOT / "tests" / "integration", ROOT / "tests" / "e2e")
 READY_WITHIN_S = 150.0
 STOPPED_WITHIN_S = 20.0
-HOLDER = pytest.StashKey[dict[str, str | int]]()
+HOLDER = pytest.StashKey[dict[str, Any]]()
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Holder:
     pid: int
     born: int
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, Any]:
         """For the road to a worker, which carries plain values only."""
         return {"addresses": self.addresses, "log": self.log, "pid": self.pid, "born": self.born}
 

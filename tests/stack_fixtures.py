@@ -16,7 +16,7 @@ from tests.running_stack import HOLDER, Holder, corner, wait_for
 def stack(pytestconfig: pytest.Config) -> StackAddresses:
     """Where the servers of this run answer. They are shared: use `settings`, and never stop one of these."""
     handed_over = pytestconfig.stash[HOLDER]
-    return wait_for(Holder(**handed_over))  # type: ignore[arg-type] - the fields as they were packed
+    return wait_for(Holder(**handed_over))
 
 
 @pytest.fixture(scope="module")
