@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 1_000
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 2.0
-_PROBE_S: Final = 2.0
+_PROBE_S: Final = 1.0
 _TICK_S: Final = 0.02
 
 

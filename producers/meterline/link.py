@@ -14,6 +14,7 @@ from meterline.receipts import Position
 log = logging.getLogger(__name__)
 
 _REBUILD_WITHIN_S: Final = 5.0
+_ERROR_LOGGED_EVERY_S: Final = 10.0
 
 
 class Unsent(NamedTuple):
@@ -41,6 +42,8 @@ class Link:
         self._config: dict[str, Any] = {
             "compression.type": "lz4",
             "client.id": "meterline-producer",
+            # Its errors come through error_cb; its own log repeats each failed connection.
+            "log_level": 2,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1_000,
             **{name: value for name, value in config.items() if name != "delivery.timeout.ms"},
@@ -54,6 +57,7 @@ class Link:
             "error_cb": self._on_client_error,
         }
         self._fatal = threading.Event()
+        self._next_error_logged_at = 0.0
         self._client = self._connect()
 
     def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], on_answer: OnAnswer) -> bool:
@@ -118,4 +122,7 @@ class Link:
     def _on_client_error(self, error: Any) -> None:
         if error.fatal():
             self._fatal.set()
-        log.warning("kafka: %s", error.str())
+        now = time.monotonic()
+        if now >= self._next_error_logged_at:
+            self._next_error_logged_at = now + _ERROR_LOGGED_EVERY_S
+            log.warning("kafka: %s", error.str())

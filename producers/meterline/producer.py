@@ -171,6 +171,10 @@ class Producer:
             self._state.wait_for(lambda: self._outstanding == 0, timeout=timeout_s)
             return self._outstanding
 
+    def problem(self, timeout_s: float) -> str | None:
+        """What keeps events from the log right now, or None. Asks the broker; blocks up to `timeout_s`."""
+        return self._link.unreachable(timeout_s)
+
     @property
     def spooled_bytes(self) -> int:
         """Bytes that wait on disk; 0 without a spool."""

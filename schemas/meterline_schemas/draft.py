@@ -16,6 +16,7 @@ import msgspec
 
 from meterline_schemas.event import CORRECTS_FIELDS, Event, Invalid, decode
 from meterline_schemas.instants import format_instant
+from meterline_schemas.key import parse_key
 from meterline_schemas.quantity import format_quantity
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import NEWEST_RULES, RULES, Rules
@@ -26,6 +27,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _QUANTITY_BELOW: Final = 10**12
 _ENCODER: Final = msgspec.json.Encoder()
 _JSON: Final = msgspec.json.Decoder(msgspec.Raw)
+_NAMES: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class InvalidEvent(ValueError):
@@ -99,6 +101,28 @@ def encode_event(draft: EventDraft, now_ms: int, rules: Rules = RULES[NEWEST_RUL
     if isinstance(event, Invalid):
         raise InvalidEvent(event.reason, event.detail)
     return EncodedEvent(value, event)
+
+
+def draft_from_json(value: bytes, now_ms: int, rules: Rules = RULES[NEWEST_RULES]) -> EventDraft:
+    """The draft of an event that someone wrote as the wire's JSON. Raises InvalidEvent as `encode_event` does.
+
+    Encoding it gives the same event; quantity and occurredAt come out in their shortest forms, metadata to the letter.
+    """
+    event = decode(value, None, now_ms, rules)
+    if isinstance(event, Invalid):
+        raise InvalidEvent(event.reason, event.detail)
+    given = "occurredAt" in _NAMES.decode(value)
+    return EventDraft(
+        event.tenant_id,
+        event.source_service,
+        event.source_entity_id,
+        event.usage_type,
+        format_quantity(event.quantity),
+        format_instant(event.occurred_at_ms) if given else None,
+        event.kind,
+        parse_key(event.corrects) if event.corrects else None,
+        event.metadata or None,
+    )
 
 
 def _quantity_text(quantity: object) -> str:
