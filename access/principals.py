@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-EVERY_SOURCE = "*"
-"""In `source_services`: it may emit for every source service."""
+from store.service_secrets import EVERY_SERVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def require_tenant(principal: Principal, tenant_id: str) -> None:
 
 def may_emit_for(principal: Principal, source_service: str) -> bool:
     """Whether it may send events of this source service."""
-    return source_service in principal.source_services or EVERY_SOURCE in principal.source_services
+    return source_service in principal.source_services or EVERY_SERVICE in principal.source_services
 
 
 def require_source(principal: Principal, source_service: str) -> None:

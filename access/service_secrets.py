@@ -14,7 +14,6 @@ means for freshness:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import logging
 import time
@@ -28,6 +27,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from access.principals import AccessRefused, Principal
 from access.verifiers import RawHeaders, only_header
+from store.service_secrets import secret_hash
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,6 @@ class ReadSecrets(Protocol):
     """Reads every secret's row. Raises SecretsAway."""
 
     def __call__(self) -> Awaitable[Sequence[SecretRow]]: ...
-
-
-def secret_hash(secret: bytes) -> bytes:
-    """What is kept of a secret."""
-    return hashlib.sha256(secret).digest()
 
 
 def reader(pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], timeout_s: float) -> ReadSecrets:
@@ -120,7 +115,10 @@ class ServiceSecretVerifier:
             return None
         if not secret or len(secret) > SECRET_BYTES_MAX:
             raise _wrong()
-        digest = secret_hash(secret)
+        try:
+            digest = secret_hash(secret.decode("ascii"))
+        except UnicodeDecodeError:
+            raise _wrong() from None
         await self._refresh(no_older_than_s=FRESH_S, wait=False)
         known = self._known.get(digest)
         if known is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from access.principals import AccessRefused, Principal
+from store.service_secrets import EVERY_SERVICE
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """As ASGI gives them: names in lower case. gRPC metadata takes the same form."""
@@ -73,7 +74,7 @@ class DevVerifier:
     """
 
     presents = "nothing (this server runs with --dev)"
-    _PRINCIPAL = Principal("service", "dev", source_services=frozenset({"*"}))
+    _PRINCIPAL = Principal("service", "dev", source_services=frozenset({EVERY_SERVICE}))
 
     async def configured(self) -> bool:
         return True

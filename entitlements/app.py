@@ -1,0 +1,190 @@
+"""The HTTP application: routes to what answers them. Nothing connects before its lifespan begins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from access.service_secrets import ServiceSecretVerifier, reader
+from access.verifiers import DevVerifier, Gate, Verifier
+from entitlements.bodies import read_body
+from entitlements.checks import Checks
+from entitlements.counted import Fences, timeout_of
+from entitlements.edge import Edge
+from entitlements.freshness import Freshness
+from entitlements.kafka_sink import KafkaSink
+from entitlements.models import ENCODER, Health
+from entitlements.names import KnownNames
+from entitlements.openapi import document
+from entitlements.problems import Problem
+from entitlements.readiness import Readiness
+from entitlements.sink import UsageSink
+from entitlements.standings import Standings
+from entitlements.store import Store
+from entitlements.summaries import Summaries, page_size
+from entitlements.usage import Recorder
+from runtime import trace
+from runtime.settings import Settings
+
+SECRETS_TIMEOUT_S = 2.0
+"""Reading the secrets holds up requests, so it gets less time than other statements."""
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What the application talks to. Tests put their own in."""
+
+    store: Store
+    gate: Gate
+    sink: UsageSink
+
+
+def dependencies(settings: Settings, *, dev: bool = False, sink: UsageSink | None = None) -> Dependencies:
+    """The real ones, not yet connected. `dev` lets in who shows no credentials; the caller sees to it that it is loopback."""
+    store = Store(settings)
+    verifiers: list[Verifier] = [ServiceSecretVerifier(reader(store.pool, min(SECRETS_TIMEOUT_S, settings.postgres_timeout_s)))]
+    if dev:
+        verifiers.append(DevVerifier())
+    return Dependencies(store, Gate(verifiers), sink or KafkaSink(settings, store))
+
+
+def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
+    """The application; it opens and closes what `deps` holds."""
+    freshness = Freshness(deps.store)
+    checks = Checks(Standings(deps.store), freshness)
+    recorder = Recorder(deps.sink, KnownNames(deps.store), Fences(deps.store))
+    summaries = Summaries(deps.store, freshness)
+    readiness = Readiness(deps.store, deps.sink, deps.gate)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await deps.store.open()
+        await deps.sink.open()
+        refresher = asyncio.create_task(freshness.run())
+        try:
+            yield
+        finally:
+            refresher.cancel()
+            with suppress(asyncio.CancelledError):
+                await refresher
+            # First what was promised to callers, then what it needs.
+            await deps.sink.close(settings.stop_within_s / 2)
+            await deps.store.close()
+
+    app = FastAPI(
+        title="Meterline entitlements",
+        lifespan=lifespan,
+        openapi_url="/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+        exception_handlers={HTTPException: _as_problem, RequestValidationError: _as_problem},
+    )
+    app.state.gate = deps.gate
+    shown = document(version("meterline-server"))
+    app.openapi = lambda: shown  # type: ignore[method-assign]
+
+    async def body_of(request: Request) -> bytes:
+        return await read_body(request, settings.http_body_max)
+
+    async def check(request: Request) -> Response:
+        principal = await deps.gate.principal(request.scope["headers"])
+        return _json(200, await checks.one(await body_of(request), principal))
+
+    async def check_batch(request: Request) -> Response:
+        principal = await deps.gate.principal(request.scope["headers"])
+        return _json(200, await checks.batch(await body_of(request), principal))
+
+    async def usage(request: Request) -> Response:
+        principal = await deps.gate.principal(request.scope["headers"])
+        wait_s = _wait_of(request)
+        return _json(202, await recorder.one(await body_of(request), principal, _trace_of(request), wait_s))
+
+    async def usage_batch(request: Request) -> Response:
+        principal = await deps.gate.principal(request.scope["headers"])
+        wait_s = _wait_of(request)
+        answer = await recorder.batch(await body_of(request), principal, _trace_of(request), wait_s)
+        return _json(207 if answer.refused else 202, answer)
+
+    async def summary(request: Request) -> Response:
+        principal = await deps.gate.principal(request.scope["headers"])
+        query = request.query_params
+        tenant_id = request.path_params["tenantId"]
+        count = page_size(query.get("limit"))
+        return _json(200, await summaries.of(tenant_id, principal, query.get("period"), query.get("cursor", ""), count))
+
+    async def health() -> Response:
+        return _json(200, Health("ok"))
+
+    async def ready() -> Response:
+        looked = await readiness.look()
+        return _json(200 if looked.ready else 503, looked)
+
+    async def metrics_text() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    routes: list[tuple[str, str, Callable[..., Any]]] = [
+        ("POST", "/v1/billing/entitlements/check", check),
+        ("POST", "/v1/billing/entitlements/check/batch", check_batch),
+        ("POST", "/v1/billing/usage", usage),
+        ("POST", "/v1/billing/usage/batch", usage_batch),
+        ("GET", "/v1/billing/summaries/{tenantId}", summary),
+        ("GET", "/health", health),
+        ("GET", "/ready", ready),
+        ("GET", "/metrics", metrics_text),
+    ]
+    for method, path, endpoint in routes:
+        app.add_api_route(path, endpoint, methods=[method], response_class=Response, response_model=None)
+    origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-Service-Secret", "X-Request-Id", "Traceparent"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    # Added last, so it stands outermost.
+    app.add_middleware(Edge)
+    return app
+
+
+def _json(status: int, answer: msgspec.Struct) -> Response:
+    return Response(ENCODER.encode(answer), status, media_type="application/json")
+
+
+def _wait_of(request: Request) -> float | None:
+    """How long to wait until the event is counted; None: not at all. Raises Problem 400."""
+    wait = request.query_params.get("wait")
+    if wait is None:
+        return None
+    if wait != "counted":
+        raise Problem(400, "bad_wait", "wait has one value: counted.")
+    return timeout_of(request.query_params.get("timeout"))
+
+
+def _trace_of(request: Request) -> str:
+    """The traceparent to send on: below the caller's, or of a trace that begins here."""
+    state = request.scope["state"]
+    if "trace" not in state:
+        state["trace"] = trace.new()
+    return str(state["trace"])
+
+
+async def _as_problem(request: Request, error: Exception) -> Response:
+    """What the router itself refuses (no such path, no such method) leaves as every other problem does."""
+    if isinstance(error, HTTPException):
+        remedy = "See /docs for what there is."
+        code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        raise Problem(error.status_code, code, f"{error.detail}. {remedy}", headers=error.headers)
+    raise Problem(400, "bad_request", "The request is not valid; see /docs.")

@@ -1,0 +1,145 @@
+"""The process of the endpoint: the checks before it listens, the socket, the server, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import socket
+from collections.abc import Iterator
+
+import psycopg
+import uvicorn
+
+from entitlements.app import create_app, dependencies
+from runtime.exits import Exit, MeterlineExit
+from runtime.life import Stop
+from runtime.postgres import connect
+from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PORT_DEFAULT = 8080
+BACKLOG = 1024
+KEEP_ALIVE_S = 75
+CONNECTIONS_MAX = 10_000
+"""More open connections and requests than this get 503 from the server itself."""
+
+_VALID_SECRETS = "SELECT count(*) FROM service_secrets WHERE expires_at IS NULL OR expires_at > now()"
+
+
+def run(settings: Settings, stop: Stop, *, host: str | None = None, port: int | None = None, dev: bool = False) -> None:
+    """Serves until `stop` is set, then ends within `stop_within_s`.
+
+    Raises MeterlineExit: nobody could come in, `dev` on an address that others reach, a port that cannot be had.
+    """
+    host = settings.http_host if host is None else host
+    if port is None:
+        port = PORT_DEFAULT if settings.http_port is None else settings.http_port
+    if dev:
+        _require_loopback(host)
+    else:
+        _require_credentials(settings)
+    listener = _listen(host, port)
+    with contextlib.closing(listener):
+        address = listener.getsockname()
+        where = {"host": address[0], "port": address[1]}
+        if dev:
+            logger.warning("development server: whoever reaches it may do everything, without credentials", extra=where)
+        asyncio.run(_serve(settings, stop, listener, dev=dev))
+    logger.info("stopped")
+
+
+async def _serve(settings: Settings, stop: Stop, listener: socket.socket, *, dev: bool) -> None:
+    # Made inside the loop: the store's pool belongs to it.
+    deps = dependencies(settings, dev=dev)
+    app = create_app(settings, deps)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        limit_concurrency=CONNECTIONS_MAX,
+        backlog=BACKLOG,
+        lifespan="on",
+        # Half of the time for the requests under way; the other half flushes what they published.
+        timeout_graceful_shutdown=max(1, int(settings.stop_within_s / 2)),
+    )
+    await _Server(config, stop).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, ended by the process's own Stop, so that SIGTERM ends it with status 0."""
+
+    def __init__(self, config: uvicorn.Config, stop: Stop) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to Stop."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What lives now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            logger.info("listening", extra={"host": host, "port": port})
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self._stop.is_set()
+        return await super().on_tick(counter)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise MeterlineExit(Exit.SETTINGS, f"{host} is no address to listen on ({error}); set METERLINE_HTTP_HOST") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise MeterlineExit(
+            Exit.SETTINGS,
+            f"cannot listen on {host}:{port} ({error.strerror}); end what listens there, or choose another with --port",
+        ) from None
+    return listener
+
+
+def _require_loopback(host: str) -> None:
+    loopback = host == "localhost"
+    with contextlib.suppress(ValueError):
+        loopback = loopback or ipaddress.ip_address(host).is_loopback
+    if not loopback:
+        raise MeterlineExit(
+            Exit.SETTINGS, f"--dev lets everybody in, so it listens on 127.0.0.1 only, not on {host}; leave --host out, or --dev"
+        )
+
+
+def _require_credentials(settings: Settings) -> None:
+    """Refuses to serve what nobody could use. While Postgres is away that is not known: /ready says so until it is."""
+    try:
+        with connect(settings) as connection:
+            row = connection.execute(_VALID_SECRETS).fetchone()
+    except psycopg.OperationalError as error:
+        logger.warning("postgres does not answer yet; starting all the same", extra={"error": str(error).strip()})
+        return
+    except psycopg.errors.UndefinedTable:
+        logger.warning("the database is not migrated yet; run `meterline migrate`")
+        return
+    if row is None or row[0] == 0:
+        raise MeterlineExit(
+            Exit.SETTINGS,
+            "no verifier is configured: the table service_secrets holds no valid secret, so nobody could come in. "
+            "Run `meterline secrets create NAME --emits-for SERVICE`, or start with --dev to try it out on this machine",
+        )

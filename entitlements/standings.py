@@ -1,0 +1,132 @@
+"""How tenants stand, read from Postgres: one statement for all who ask at the same time.
+
+A request that finds no statement under way starts one at once. While statements run, what arrives waits and goes into the
+next one together: alone a check waits for nothing, and under load the number of statements grows slower than the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+from entitlements.queries import statement
+from entitlements.store import Store, StoreAway
+from metering import periods
+from metering.limits import Limit, Standing
+from meterline_schemas.types import Micros
+from runtime import metrics
+
+TOGETHER_MAX = 64
+"""Most checks that one statement answers for others."""
+STATEMENTS_MAX = 2
+"""Most statements under way for single checks: a third would take a smaller share, not more throughput."""
+WAITING_MAX = 10_000
+"""More waiting checks than this are refused with 503: they would be answered too late to matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a check asks about: a usage type, or a feature alone."""
+
+    tenant_id: str
+    usage_type: str | None
+    feature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How it stands, and when its period ends."""
+
+    standing: Standing
+    resets_on: str | None
+    """The first day of the next period, YYYY-MM-DD; None where nothing resets."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The running periods of one day, as the statement wants them."""
+
+    on: date
+    parameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, on: date) -> Windows:
+        day, month = periods.day(on), periods.month(on)
+        # Index 1 is anchor day 1, as in SQL's arrays.
+        billing = [periods.billing_period(on, anchor_day) for anchor_day in range(1, 32)]
+        return cls(
+            on,
+            {
+                "day_start": day.start,
+                "day_end": day.end,
+                "month_start": month.start,
+                "month_end": month.end,
+                "billing_starts": [period.start for period in billing],
+                "billing_ends": [period.end for period in billing],
+            },
+        )
+
+
+class Standings:
+    """Reads them. For one event loop."""
+
+    def __init__(self, store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._store = store
+        self._now = now
+        self._sql = statement("standings")
+        self._windows = Windows.of(now().date())
+        self._waiting: deque[tuple[Ask, asyncio.Future[Found]]] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def one(self, ask: Ask) -> Found:
+        """How it stands. Raises StoreAway."""
+        if len(self._waiting) >= WAITING_MAX:
+            raise StoreAway("Too many checks wait for Postgres; nothing was decided. Try again shortly.")
+        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, future))
+        if len(self._workers) < STATEMENTS_MAX:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return await future
+
+    async def many(self, asks: Sequence[Ask]) -> list[Found]:
+        """How they stand, in their order and at one moment. Raises StoreAway."""
+        metrics.CHECKS_TOGETHER.observe(len(asks))
+        parameters = {
+            "tenants": [ask.tenant_id for ask in asks],
+            "types": [ask.usage_type for ask in asks],
+            "features": [ask.feature for ask in asks],
+            **self._running().parameters,
+        }
+        return [_found(row) for row in await self._store.rows("standings", self._sql, parameters)]
+
+    def _running(self) -> Windows:
+        today = self._now().date()
+        if self._windows.on != today:
+            self._windows = Windows.of(today)
+        return self._windows
+
+    async def _work(self) -> None:
+        while self._waiting:
+            together = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
+            try:
+                found = await self.many([ask for ask, _ in together])
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to everyone who waits for this statement
+                for _, future in together:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), standing in zip(together, found, strict=True):
+                if not future.done():
+                    future.set_result(standing)
+
+
+def _found(row: tuple[Any, ...]) -> Found:
+    known, has_plan, active, feature_enabled, in_plan, limit_micros, hard, used_micros, resets_on = row
+    limit = Limit(None if limit_micros is None else Micros(int(limit_micros)), hard) if in_plan else None
+    return Found(Standing(known, has_plan, active, limit, feature_enabled, Micros(int(used_micros or 0))), resets_on)

@@ -1,0 +1,87 @@
+"""Postgres as the endpoint reads it: one statement a reading, a time limit on each, and "away" said at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from runtime import metrics
+from runtime.postgres import conninfo
+from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_FOR_S = 2.0
+"""How long the pool's own attempts back off. Short: the next request begins a new round, so that a server which was away
+for an hour is found again within seconds."""
+FAIL_FAST_S = 0.25
+"""After a failure nobody asks again for this long: waiting requests are answered, not queued against a server that is away."""
+WAITING_MAX = 1_000
+"""Most requests that wait for a connection."""
+
+_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
+_NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
+
+
+class StoreAway(Exception):
+    """Postgres cannot answer now; the message is for the client and names no address."""
+
+
+class Store:
+    """A pool of connections for one event loop. Nothing connects before `open`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.timeout_s = settings.postgres_timeout_s
+        self.pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
+            conninfo(settings),
+            # Every reading is one statement: a transaction round it would be two more trips.
+            kwargs={"autocommit": True},
+            min_size=1,
+            max_size=settings.postgres_pool_max,
+            max_waiting=WAITING_MAX,
+            timeout=settings.postgres_timeout_s,
+            reconnect_timeout=RECONNECT_FOR_S,
+            open=False,
+        )
+        self._fail_until = 0.0
+
+    async def open(self) -> None:
+        """Starts connecting, and returns without waiting for it."""
+        await self.pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self.pool.close(timeout=self.timeout_s)
+
+    async def rows(self, name: str, sql: bytes, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """What one statement answers. Raises StoreAway within about `timeout_s`.
+
+        `name` is the statement's, for the metric. May be repeated: nothing here writes.
+        """
+        if time.monotonic() < self._fail_until:
+            raise StoreAway("Postgres does not answer; nothing was decided. Try again shortly.")
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout_s), self.pool.connection() as connection:
+                cursor = await connection.execute(sql, parameters, prepare=True)
+                return await cursor.fetchall()
+        except _AWAY as error:
+            self._fail_until = time.monotonic() + FAIL_FAST_S
+            metrics.RETRIES.labels("entitlements", "postgres").inc()
+            logger.warning("postgres does not answer", extra={"query": name, "error": str(error) or type(error).__name__})
+            raise StoreAway("Postgres does not answer; nothing was decided. Try again shortly.") from error
+        except _NOT_MIGRATED as error:
+            logger.warning("the schema is not this build's", extra={"query": name, "error": str(error)})
+            raise StoreAway("The database is not migrated; run `meterline migrate`, then try again.") from error
+        finally:
+            metrics.HTTP_QUERY_SECONDS.labels(name).observe(time.perf_counter() - started)
+
+    async def missing_tables(self, sql: bytes) -> list[str]:
+        """The tables that `ready.sql` misses. Asks even right after a failure. Raises StoreAway."""
+        self._fail_until = 0.0
+        return [str(table) for (table,) in await self.rows("ready", sql, {})]
