@@ -26,7 +26,7 @@ def command() -> None:
 
 @command.command("create", help="Make a secret for the service NAME and print it: it cannot be read again.")
 @click.argument("name")
-@click.option("--emits-for", "sources", multiple=True, required=True, help="A source service it may emit for, or * for every one.")
+@click.option("--emits-for", "sources", multiple=True, required=True, help="A source service it may emit for; * is every one.")
 def create_(name: str, sources: tuple[str, ...]) -> None:
     settings = load_settings(dict(os.environ))
     try:
