@@ -1,0 +1,153 @@
+"""plans.yaml is read strictly and exactly, and every problem is told with its place."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.catalog_file import CatalogError, parse_catalog, read_catalog
+from store.catalog_model import format_exact
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.yaml"
+
+
+def one_limit(limit: str) -> str:
+    return f"usage_types: {{U: {{}}}}\nplans:\n  p:\n    name: P\n    limits:\n      U: {limit}\n"
+
+
+def test_the_example_answers_as_the_integration_guide_promises() -> None:
+    catalog, text = read_catalog(EXAMPLE)
+    limit = catalog.plans[catalog.tenants["tnt_123"].plan or ""].limits["PHOTO_ANALYSIS_DEEP"]
+    assert (limit.limit, limit.hard) == (Decimal(15), True)
+    assert catalog.tenants["tnt_123"].status == "active"
+    assert len(catalog.usage_types) == 5
+    assert len(catalog.plans) == 3
+    assert all(definition.meter in catalog.meters for definition in catalog.usage_types.values())
+    assert text == EXAMPLE.read_text()
+
+
+@pytest.mark.parametrize("written", ["0.1", '"0.1"', "'0.1'"])
+def test_a_quantity_is_exact_with_and_without_quotes(written: str) -> None:
+    limit = parse_catalog(one_limit(f"{{limit: {written}, period: day}}")).plans["p"].limits["U"]
+    assert isinstance(limit.limit, Decimal)
+    assert limit.limit == Decimal("0.1")
+
+
+@given(st.integers(0, 10**24 - 1))
+def test_any_quantity_of_the_grammar_comes_back_as_it_was(micros: int) -> None:
+    value = Decimal(f"{micros}E-6")
+    text = format_exact(value)
+    assert parse_catalog(one_limit(f"{{limit: {text}, period: day}}")).plans["p"].limits["U"].limit == value
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "1e3",
+        "1.0000001",
+        "-1",
+        "+1",
+        ".5",
+        "1.",
+        "01",
+        "0x10",
+        "1_000",
+        ".inf",
+        "NaN",
+        "1000000000000000000",
+        "'1 '",
+        "[1]",
+        "{}",
+        "'\u0661'",
+    ],
+)
+def test_a_quantity_that_is_not_plain_digits_is_refused(written: str) -> None:
+    with pytest.raises(CatalogError, match=r"plans\.yaml:6: plans\.p\.limits\.U\.limit"):
+        parse_catalog(one_limit(f"{{limit: {written}, period: day}}"))
+
+
+def test_unlimited_must_be_written_and_empty_is_not_unlimited() -> None:
+    assert parse_catalog(one_limit("{limit: unlimited, period: day}")).plans["p"].limits["U"].limit is None
+    for empty in ("{limit: , period: day}", "{limit: null, period: day}", "{limit: ~, period: day}", "{period: day}"):
+        with pytest.raises(CatalogError, match=r"plans\.p\.limits\.U"):
+            parse_catalog(one_limit(empty))
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("{limit: 1, period: day, overage_price: 0.1}", "overage_price needs `enforce: soft`"),
+        ("{limit: unlimited, enforce: hard, period: day}", "nothing to enforce"),
+        ("{limit: unlimited, overage_price: 0.1, period: day}", "no overage"),
+        ("{limit: 1, period: week}", "limits.U.period"),
+        ("{limit: 1}", "limits.U.period"),
+        ("{limit: 1, enforce: firm, period: day}", "limits.U.enforce"),
+        ("{limit: 1, enforce: soft, overage_price: 0.0000000000001, period: day}", "overage_price"),
+        ("{limit: 1, period: day, burst: 3}", "limits.U.burst: no such field"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(limit: str, told: str) -> None:
+    with pytest.raises(CatalogError) as refusal:
+        parse_catalog(one_limit(limit))
+    assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("plan:\n  a: {name: x}\n", "plans.yaml:1: plan: no such field"),
+        ("plans:\n  a:\n    name: x\n    limts: {}\n", "plans.yaml:4: plans.a.limts: no such field"),
+        ("features:\n  a: {}\n  b: {}\n  a: {}\n", "plans.yaml:4: features.a: stands here a second time"),
+        ("usage_types:\n  U:\n    meter: m\n", "plans.yaml:3: usage_types.U.meter: m is not in meters"),
+        ("usage_types:\n  U:\n    feature: f\n", "plans.yaml:3: usage_types.U.feature: f is not in features"),
+        ("plans:\n  p:\n    name: P\n    features: {f: true}\n", "plans.yaml:4: plans.p.features.f: f is not in features"),
+        ("tenants:\n  t: {plan: p}\n", "plans.yaml:2: tenants.t.plan: p is not in plans"),
+        ("tenants:\n  t: {anchor_day: 32}\n", "plans.yaml:2: tenants.t.anchor_day"),
+        ("tenants:\n  t: {anchor_day: 1.5}\n", "plans.yaml:2: tenants.t.anchor_day: want a whole number"),
+        ("tenants:\n  t: {status: gone}\n", "plans.yaml:2: tenants.t.status"),
+        ("meters:\n  m: {scale: 0}\n", "plans.yaml:2: meters.m.scale"),
+        ("meters:\n  m: {mode: sum}\n", "plans.yaml:2: meters.m.mode"),
+        ('usage_types:\n  "a\\tb": {}\n', "want no control characters"),
+        ("usage_types:\n  '': {}\n", "want 1 to 256 bytes"),
+        ("usage_types:\n  ? [a]\n  : {}\n", "a name must be text"),
+        ("- a\n", "plans.yaml:1: the file"),
+        ("", "holds nothing"),
+        ("# a comment\n", "holds nothing"),
+        ("a: [\n", "plans.yaml: while parsing"),
+        ("a: !!python/object:os.system x\n", "plans.yaml:1: a: no such field"),
+        ("a: &x [*x]\n", "nested deeper"),
+        ("a: " + "[" * 5_000 + "]" * 5_000, "nested deeper"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line_and_path(text: str, told: str) -> None:
+    with pytest.raises(CatalogError) as refusal:
+        parse_catalog(text)
+    assert told in str(refusal.value)
+
+
+def test_every_problem_is_told_at_once_but_not_without_end() -> None:
+    text = "plans:\n" + "".join(f"  p{number}: {{nme: x}}\n" for number in range(50))
+    with pytest.raises(CatalogError) as refusal:
+        parse_catalog(text)
+    told = str(refusal.value).splitlines()
+    assert len(told) == 21
+    assert told[-1] == "and 80 more"
+
+
+def test_aliases_cannot_blow_a_small_file_up() -> None:
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 9)
+    )
+    with pytest.raises(CatalogError):
+        parse_catalog(text)
+
+
+def test_bytes_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_bytes(b"plans: \xff")
+    with pytest.raises(CatalogError, match="byte 7 is not UTF-8"):
+        read_catalog(path)
