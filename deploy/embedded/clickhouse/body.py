@@ -7,12 +7,14 @@ one holds no place in a lane.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from deploy.embedded.clickhouse.compression import PIECE_BYTES, Decoder
 from deploy.embedded.clickhouse.failures import Failure
@@ -37,6 +39,8 @@ class Body:
 
     def __init__(self, spool: Path, memory_bytes: int) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=memory_bytes, mode="w+b", dir=str(spool))  # noqa: SIM115 (closed by __exit__)
+        self._spool = spool
+        self._memory_bytes = memory_bytes
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -54,11 +58,44 @@ class Body:
         while piece := self._file.read(PIECE_BYTES):
             yield piece
 
+    @contextmanager
+    def as_file(self, first: bytes, start: int) -> Iterator[int]:
+        """The descriptor of a file that holds `first` and then everything from `start`."""
+        if self.size > self._memory_bytes and not first and start == 0:
+            self._file.flush()
+            self._file.seek(0)
+            yield self._file.fileno()
+            return
+        with _new_file(self._spool if self.size > self._memory_bytes else None) as file:
+            file.write(first)
+            for piece in self.pieces(start):
+                file.write(piece)
+            file.flush()
+            file.seek(0)
+            yield file.fileno()
+
     def __enter__(self) -> Body:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
+
+
+@contextmanager
+def rows_file(rows: bytes) -> Iterator[int]:
+    """The descriptor of a file in memory that holds `rows`."""
+    with _new_file(None) as file:
+        file.write(rows)
+        file.flush()
+        file.seek(0)
+        yield file.fileno()
+
+
+def _new_file(folder: Path | None) -> IO[bytes]:
+    """A file without a name: in memory where the system has such files and no folder is named."""
+    if folder is None and hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("rows", os.MFD_CLOEXEC), "w+b")
+    return tempfile.TemporaryFile(dir=folder)
 
 
 async def receive_body(receive: Receive, encoding: str, spool: Path, bounds: BodyBounds) -> Body:

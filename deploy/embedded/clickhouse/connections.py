@@ -7,21 +7,12 @@ from typing import Any, Protocol, cast
 from chdb.state import sqlitelike
 
 
-class Rows(Protocol):
-    """An insert in progress."""
-
-    def append(self, data: bytes) -> None: ...
-    def finish(self) -> Any: ...
-    def cancel(self) -> None: ...
-
-
 class Connection(Protocol):
     """One statement at a time; raises RuntimeError with ClickHouse's message."""
 
     _conn: Any
 
     def query(self, text: str | bytes, format: str = "TabSeparated") -> Any: ...
-    def send_insert(self, text: str, format: str) -> Rows: ...
     def close(self) -> None: ...
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.embedded.clickhouse.body import Body
+from deploy.embedded.clickhouse.body import Body, rows_file
 from deploy.embedded.clickhouse.connections import Connection, open_connection
 from deploy.embedded.clickhouse.failures import Failure, from_engine
 from deploy.embedded.clickhouse.forms import External
@@ -137,14 +137,11 @@ class Engine:
         finally:
             os.close(sink)
 
-    def run(self, job: Job, inline: Iterable[bytes] | None = None) -> tuple[bytes, Summary]:
-        """Run any other statement and give its (small) result. `inline` are the rows that input() reads."""
-        text = job.statement.text
-        if inline is not None:
-            text = text + b"\n" + b"".join(inline)
+    def run(self, job: Job) -> tuple[bytes, Summary]:
+        """Run any other statement and give its (small) result."""
         try:
             with self._prepared(job) as connection:
-                result = connection.query(text, job.default_format)
+                result = connection.query(job.statement.text, job.default_format)
                 if job.session is not None:
                     self._remember(job.session, job.statement)
                 return result.bytes(), _summary(result)
@@ -152,31 +149,16 @@ class Engine:
             raise from_engine(error) from None
 
     def insert(self, job: Job, first: bytes, body: Body, body_from: int) -> Summary:
-        """Insert rows: `first`, then the body from `body_from`. Nothing is acknowledged before the engine has written it."""
+        """Insert rows: `first`, then the body from `body_from`. Returns when the engine has written them, or raises.
+
+        The rows go through a file in memory and FROM INFILE. The engine's streaming insert (`send_insert`) must not be
+        used: it reports success for rows whose writing failed, for one by a constraint of the table.
+        """
         try:
-            with self._prepared(job) as connection:
-                rows = connection.send_insert(job.statement.text.decode(errors="surrogateescape"), job.format)
-                try:
-                    if first:
-                        rows.append(first)
-                    for piece in body.pieces(body_from):
-                        rows.append(piece)
-                    done = rows.finish()
-                except BaseException:
-                    with suppress(*_ENGINE_ERRORS):
-                        rows.cancel()
-                    raise
+            with self._prepared(job) as connection, body.as_file(first, body_from) as descriptor:
+                return _summary(connection.query(job.statement.from_file(f"/dev/fd/{descriptor}")))
         except _ENGINE_ERRORS as error:
             raise from_engine(error) from None
-        return Summary(
-            read_rows=done.rows_written,
-            read_bytes=done.bytes_written,
-            written_rows=done.rows_written,
-            written_bytes=done.bytes_written,
-            result_rows=done.rows_written,
-            result_bytes=done.bytes_written,
-            elapsed_ns=int(done.elapsed * 1e9),
-        )
 
     def kill(self, query_id: str | None) -> None:
         """Ask the engine to end one statement, or with None all of them. Returns without waiting for the end."""
@@ -256,15 +238,8 @@ def _assignments(settings: Mapping[str, str]) -> bytes:
 
 def _create_external(connection: Connection, table: External) -> None:
     connection.query(f"CREATE TEMPORARY TABLE {table.name} ({table.structure}) ENGINE = Memory")
-    rows = connection.send_insert(f"INSERT INTO {table.name}", table.format)
-    try:
-        if table.rows:
-            rows.append(table.rows)
-        rows.finish()
-    except BaseException:
-        with suppress(*_ENGINE_ERRORS):
-            rows.cancel()
-        raise
+    with rows_file(table.rows) as descriptor:
+        connection.query(f"INSERT INTO {table.name} FROM INFILE '/dev/fd/{descriptor}' COMPRESSION 'none' FORMAT {table.format}")
 
 
 def _put_back(connection: Connection, settings: Mapping[str, str], session: Session | None) -> None:
@@ -281,8 +256,8 @@ def _put_back(connection: Connection, settings: Mapping[str, str], session: Sess
 def _summary(result: Any) -> Summary:
     written = int(result.rows_written())
     return Summary(
-        read_rows=int(result.storage_rows_read()),
-        read_bytes=int(result.storage_bytes_read()),
+        read_rows=int(result.storage_rows_read()) or written,
+        read_bytes=int(result.storage_bytes_read()) or int(result.bytes_written()),
         written_rows=written,
         written_bytes=int(result.bytes_written()),
         result_rows=int(result.rows_read()),

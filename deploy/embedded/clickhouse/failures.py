@@ -84,6 +84,7 @@ class Failure(Exception):
 
 _ENGINE_ERROR = re.compile(r"Code: (\d+)\. DB::(?:[A-Za-z]+)?Exception: (.*)", re.DOTALL)
 _VERSION = re.compile(r"\s*\(version [^()]*(?:\([^()]*\))?\)\s*")
+_FILE = re.compile(r"\(in file/uri /dev/fd/\d+\):? ?")
 _NAME = re.compile(r"\s*\(([A-Z][A-Z0-9_]+)\)\s*$")
 
 
@@ -94,7 +95,7 @@ def from_engine(error: BaseException) -> Failure:
     # An error met while settings of the query are applied is wrapped in a second one of the same code: keep the inner.
     while (found := _ENGINE_ERROR.search(message)) is not None:
         code, message = int(found.group(1)), found.group(2)
-    message = _VERSION.sub(" ", message).strip()
+    message = _FILE.sub("", _VERSION.sub(" ", message)).strip()
     name = None
     while (tail := _NAME.search(message)) is not None:
         name, message = tail.group(1), message[: tail.start()]

@@ -213,12 +213,10 @@ class Gateway:
             async with self._lanes.read():
                 await self._read(job, asked.wait_end_of_query, receive, answer)
             return
-        if statement.kind == "insert":
-            rows_from = statement.data_at if statement.data_at is not None else len(text)
-            async with (
-                self._lanes.insert(),
-                self._started("insert", job, self._engine.insert, job, text[rows_from:], body, body_from) as inserted,
-            ):
+        if statement.data_at is not None:
+            lane = self._lanes.insert() if statement.kind == "insert" else self._lanes.write()
+            first = text[statement.data_at :]
+            async with lane, self._started("insert", job, self._engine.insert, job, first, body, body_from) as inserted:
                 summary = await inserted
             await self._done(answer, b"", summary)
             return
@@ -229,12 +227,9 @@ class Gateway:
                     statement, text=_KILLED_ID.sub(rb"(query_id = \1 OR Settings['log_comment'] = \1)", statement.text)
                 ),
             )
-        inline = None
-        if statement.kind == "insert_select" and statement.data_at is not None:
-            inline = [text[statement.data_at :], *body.pieces(body_from)]
         answer.format(job.format)
         lane = self._lanes.read() if statement.verb in ("EXPLAIN", "SET", "USE", "KILL", "CHECK") else self._lanes.write()
-        async with lane, self._started("statement", job, self._engine.run, job, inline) as ran:
+        async with lane, self._started("statement", job, self._engine.run, job) as ran:
             result, summary = await ran
         await self._done(answer, result, summary)
 

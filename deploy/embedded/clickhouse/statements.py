@@ -61,7 +61,8 @@ class Statement:
     tokens: tuple[Token, ...] = field(repr=False)
     format_at: tuple[int, int] | None = None
     data_at: int | None = None
-    """Where an insert's rows begin in the text that was analysed."""
+    """Where an insert's rows begin in the text that was analysed; None when it brings none."""
+    settings_at: int | None = None
 
     def into(self, path: str, default_format: str) -> bytes:
         """The text of a read with its result going to `path`, in its own format or the default one."""
@@ -69,8 +70,19 @@ class Statement:
         start, end = self.format_at or (len(self.text), len(self.text))
         return self.text[:start] + outfile + self.text[end:]
 
-    def plain(self) -> bytes:
-        return self.text
+    def from_file(self, path: str) -> bytes:
+        """The text of an insert with its rows coming from `path`. Raises Failure for input() without a structure."""
+        if self.kind == "insert":
+            at = len(self.text) if self.settings_at is None else self.settings_at
+            infile = f"\nFROM INFILE '{path}' COMPRESSION 'none' ".encode()
+            return self.text[:at] + infile + self.text[at:] + f"\nFORMAT {self.format}".encode()
+        text = self.text
+        for name, bracket, inside in reversed(list(zip(self.tokens, self.tokens[1:], self.tokens[2:], strict=False))):
+            if name.is_word(b"INPUT") and bracket.text == b"(":
+                if inside.text == b")":
+                    raise Failure(48, "input() needs the structure of the rows here, as in input('a UInt64, b String')")
+                text = text[: name.start] + f"file('{path}', '{self.format}', ".encode() + text[bracket.end :]
+        return text
 
 
 def tokens_of(text: bytes) -> Iterator[Token]:
@@ -117,7 +129,8 @@ def _insert(text: bytes, first: Token, stream: Iterator[Token], text_bytes_max: 
     seen = [first]
     depth = 0
     named = False  # whether the table's name is behind us, so that a table called "values" is not a keyword
-    select_at: int | None = None
+    selects = False
+    settings_at: int | None = None
     for token in stream:
         if token.end > text_bytes_max:
             raise Failure(SYNTAX_ERROR, f"Max query size exceeded before the rows of an INSERT: {text_bytes_max} bytes")
@@ -129,8 +142,8 @@ def _insert(text: bytes, first: Token, stream: Iterator[Token], text_bytes_max: 
         if token.text in (b")", b"]", b"}"):
             depth -= 1
             continue
-        if token.is_word(b"SELECT") and (depth == 0 or previous.text == b"("):
-            select_at = select_at if select_at is not None else token.start
+        if token.is_word(b"SELECT", b"WATCH") and (depth == 0 or previous.text == b"("):
+            selects = True
         if depth:
             continue
         if not named:
@@ -143,21 +156,29 @@ def _insert(text: bytes, first: Token, stream: Iterator[Token], text_bytes_max: 
             raise Failure(
                 UNKNOWN_QUERY_TYPE, "INSERT FROM INFILE reads a file of the client: send the rows in the request's body"
             )
-        if token.is_word(b"VALUES") and select_at is None:
-            rows_at = token.end
-            return Statement("insert", "INSERT", text[: token.start], "Values", tuple(seen), data_at=rows_at)
-        if previous.is_word(b"FORMAT") and token.kind == "word":
-            head, name = text[: previous.start], format_name(token.text.decode())
-            if select_at is None:
-                return Statement("insert", "INSERT", head, name, tuple(seen), data_at=_rows_at(text, token.end))
-            if any(a.is_word(b"INPUT") and b.text == b"(" for a, b in pairwise(seen)):
-                # The engine takes these rows only from the text itself.
-                return Statement(
-                    "insert_select", "INSERT", text[: token.end], name, tuple(seen), data_at=_rows_at(text, token.end)
-                )
-    if select_at is not None or any(token.is_word(b"WATCH") for token in seen):
+        if token.is_word(b"SETTINGS") and settings_at is None:
+            settings_at = token.start
+        if token.is_word(b"VALUES") and not selects:
+            head = text[: token.start]
+            return Statement("insert", "INSERT", head, "Values", tuple(seen), data_at=token.end, settings_at=settings_at)
+        if previous.is_word(b"FORMAT") and token.kind == "word" and (not selects or _calls_input(seen)):
+            return Statement(
+                "insert_select" if selects else "insert",
+                "INSERT",
+                text[: previous.start],
+                format_name(token.text.decode()),
+                tuple(seen),
+                data_at=_rows_at(text, token.end),
+                settings_at=settings_at,
+            )
+    if selects:
         return _other(text, "INSERT", seen, kind="insert_select")
-    return Statement("insert", "INSERT", text, "Values", tuple(seen), data_at=len(text))
+    end = next((token.start for token in seen if token.text == b";"), len(text))
+    return Statement("insert", "INSERT", text[:end], "Values", tuple(seen), data_at=len(text), settings_at=settings_at)
+
+
+def _calls_input(tokens: list[Token]) -> bool:
+    return any(name.is_word(b"INPUT") and bracket.text == b"(" for name, bracket in pairwise(tokens))
 
 
 def _rows_at(text: bytes, at: int) -> int:
