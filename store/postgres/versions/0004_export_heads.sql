@@ -44,3 +44,37 @@ CREATE UNIQUE INDEX export_ledger_event_times ON export_ledger (account, livemod
 CREATE INDEX export_ledger_due ON export_ledger (account, livemode, state, next_try_at)
     WHERE state IN ('planned', 'sending', 'retry_wait');
 CREATE INDEX export_transitions_of_row ON export_transitions (ledger_id, id);
+
+-- The arrows of the state machine (metering/export_states.py, MOVES; a test holds the two equal).
+CREATE TABLE export_moves (
+    from_state text NOT NULL,
+    to_state   text NOT NULL,
+    PRIMARY KEY (from_state, to_state)
+);
+INSERT INTO export_moves (from_state, to_state) VALUES
+    ('planned', 'sending'), ('planned', 'superseded'), ('planned', 'manual'),
+    ('sending', 'sending'), ('sending', 'accepted'), ('sending', 'retry_wait'), ('sending', 'rejected'), ('sending', 'ambiguous'),
+    ('retry_wait', 'sending'), ('retry_wait', 'ambiguous'), ('retry_wait', 'superseded'),
+    ('ambiguous', 'accepted'), ('ambiguous', 'superseded'), ('ambiguous', 'manual'),
+    ('accepted', 'confirmed'), ('accepted', 'closed'), ('accepted', 'superseded'), ('accepted', 'manual'),
+    ('confirmed', 'closed'), ('confirmed', 'superseded'), ('confirmed', 'manual'),
+    ('rejected', 'superseded'),
+    ('manual', 'superseded'),
+    ('closed', 'carry_forward');
+
+CREATE FUNCTION export_ledger_is_kept() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF ROW(NEW.account, NEW.livemode, NEW.tenant_id, NEW.customer_id, NEW.meter, NEW.period_start, NEW.period_end, NEW.revision,
+           NEW.identifier, NEW.exact_total, NEW.value, NEW.remainder, NEW.event_time, NEW.positions)
+       IS DISTINCT FROM
+       ROW(OLD.account, OLD.livemode, OLD.tenant_id, OLD.customer_id, OLD.meter, OLD.period_start, OLD.period_end, OLD.revision,
+           OLD.identifier, OLD.exact_total, OLD.value, OLD.remainder, OLD.event_time, OLD.positions) THEN
+        RAISE EXCEPTION 'the payload of export % is frozen', OLD.id;
+    END IF;
+    IF NEW.state <> OLD.state
+       AND NOT EXISTS (SELECT FROM export_moves WHERE from_state = OLD.state AND to_state = NEW.state) THEN
+        RAISE EXCEPTION 'export % may not go from % to %', OLD.id, OLD.state, NEW.state;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER export_ledger_is_kept BEFORE UPDATE ON export_ledger FOR EACH ROW EXECUTE FUNCTION export_ledger_is_kept();

@@ -1,0 +1,355 @@
+"""The export ledger in Postgres: every statement that reads or moves its rows. Callers commit.
+
+Leases run on the database's clock, so that machines whose clocks differ agree; ages (`next_try_at`, `first_sent_at`) run on
+the exporter's `now`, so that a test can move it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
+
+from billing_exporter.gateway import Account, MeterEvent
+from metering.export_states import Positions, State, Step
+from metering.periods import Period
+
+ROWS_OF_TENANT_MAX = 100
+"""Most rows that one claim takes."""
+
+REASON_CHARS_MAX = 1_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One revision, as it stands in the ledger."""
+
+    id: int
+    tenant_id: str
+    customer_id: str
+    meter: str
+    period_start: date
+    period_end: date
+    revision: int
+    identifier: str
+    exact_total: Decimal
+    value: int
+    remainder: Decimal
+    event_time: datetime
+    positions: Positions
+    state: State
+    reason: str | None
+    attempts: int
+    first_sent_at: datetime | None
+    next_try_at: datetime | None
+    changed_at: datetime
+    lease_token: uuid.UUID | None
+
+    @property
+    def period(self) -> Period:
+        """Its billing period."""
+        return Period(self.period_start, self.period_end)
+
+    @property
+    def event(self) -> MeterEvent:
+        """The frozen payload."""
+        return MeterEvent(self.meter, self.customer_id, self.identifier, self.value, self.event_time)
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """A revision to be planned."""
+
+    tenant_id: str
+    customer_id: str
+    meter: str
+    period: Period
+    revision: int
+    identifier: str
+    exact_total: Decimal
+    value: int
+    remainder: Decimal
+    event_time: datetime
+    positions: Positions
+
+
+COLUMNS = (
+    "id, tenant_id, customer_id, meter, period_start, period_end, revision, identifier, exact_total, value, remainder, event_time,"
+    " positions, state, reason, attempts, first_sent_at, next_try_at, changed_at, lease_token"
+)
+
+_DUE = (
+    "account = %(account)s AND livemode = %(livemode)s AND state IN ('planned', 'sending', 'retry_wait')"
+    " AND (next_try_at IS NULL OR next_try_at <= %(now)s)"
+    " AND (lease_until IS NULL OR lease_until < clock_timestamp())"
+    " AND NOT tenant_id = ANY(%(held)s)"
+)
+
+_CLAIM = f"""
+WITH first AS (
+    SELECT tenant_id FROM export_ledger WHERE {_DUE} ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+), mine AS (
+    SELECT id FROM export_ledger WHERE tenant_id = (SELECT tenant_id FROM first) AND {_DUE}
+    ORDER BY id LIMIT {ROWS_OF_TENANT_MAX} FOR UPDATE SKIP LOCKED
+)
+UPDATE export_ledger SET lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+WHERE id IN (SELECT id FROM mine)
+RETURNING {COLUMNS}
+"""  # noqa: S608 - constants of ours
+
+_MOVE = """
+WITH moved AS (
+    UPDATE export_ledger SET
+        state = %(state)s, reason = %(reason)s, next_try_at = %(next_try_at)s, changed_at = %(now)s,
+        attempts = attempts + %(attempt)s, first_sent_at = coalesce(first_sent_at, %(sent_at)s),
+        lease_token = CASE WHEN %(keep)s THEN lease_token END,
+        lease_until = CASE WHEN %(keep)s THEN clock_timestamp() + make_interval(secs => %(lease_s)s) END
+    WHERE id = %(id)s AND state = %(from_state)s
+      AND lease_token IS NOT DISTINCT FROM %(token)s
+      AND (NOT %(keep)s OR lease_until > clock_timestamp())
+    RETURNING id
+)
+INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)
+SELECT id, %(from_state)s, %(state)s, %(reason)s FROM moved
+RETURNING ledger_id
+"""
+
+
+def remember_account(connection: Connection[Any], digest: bytes, account: Account) -> None:
+    """Keeps whose key it is, for dry runs."""
+    connection.execute(
+        "INSERT INTO stripe_accounts (key_digest, account, livemode) VALUES (%s, %s, %s)"
+        " ON CONFLICT (key_digest) DO UPDATE SET account = excluded.account, livemode = excluded.livemode, seen_at = now()",
+        (digest, account.id, account.livemode),
+    )
+
+
+def known_account(connection: Connection[Any], digest: bytes) -> Account | None:
+    """The account of a key that was used before."""
+    row = connection.execute("SELECT account, livemode FROM stripe_accounts WHERE key_digest = %s", (digest,)).fetchone()
+    return None if row is None else Account(row[0], row[1])
+
+
+def claim(connection: Connection[Any], account: Account, held: Sequence[str], now: datetime, lease_s: float) -> list[Row]:
+    """Leases the due rows of one tenant that nobody else has; empty when there is none. Tenants in `held` are passed over."""
+    with connection.cursor(row_factory=class_row(Row)) as cursor:
+        rows = cursor.execute(
+            _CLAIM,
+            {
+                "account": account.id,
+                "livemode": account.livemode,
+                "now": now,
+                "held": list(held),
+                "lease_s": lease_s,
+                "token": uuid.uuid4(),
+            },
+        ).fetchall()
+    return sorted(rows, key=lambda row: row.id)
+
+
+def begin_send(connection: Connection[Any], row: Row, now: datetime, lease_s: float) -> bool:
+    """Moves a leased row to `sending` and renews its lease; False when the lease is gone. Commit before the call."""
+    return _move(connection, row, Step("sending"), now, row.lease_token, keep=True, lease_s=lease_s, sent_at=now)
+
+
+def settle(connection: Connection[Any], row: Row, from_state: State, step: Step, now: datetime) -> bool:
+    """Moves a leased row where its answer takes it and gives the lease back; False when the lease was lost meanwhile.
+
+    A row that is accepted takes the place of the revisions of its period before it.
+    """
+    moved = _move(connection, row, step, now, row.lease_token, from_state=from_state)
+    if moved and step.state == "accepted":
+        replace_older(connection, row, now)
+    return moved
+
+
+def move_unleased(connection: Connection[Any], row: Row, step: Step, now: datetime) -> bool:
+    """Moves a row that nobody sends, if it is still as it was read."""
+    moved = _move(connection, row, step, now, row.lease_token)
+    if moved and step.state == "accepted":
+        replace_older(connection, row, now)
+    return moved
+
+
+def _move(
+    connection: Connection[Any],
+    row: Row,
+    step: Step,
+    now: datetime,
+    token: uuid.UUID | None,
+    *,
+    from_state: State | None = None,
+    keep: bool = False,
+    lease_s: float = 0.0,
+    sent_at: datetime | None = None,
+) -> bool:
+    found = connection.execute(
+        _MOVE,
+        {
+            "id": row.id,
+            "from_state": from_state or row.state,
+            "state": step.state,
+            "reason": step.reason[:REASON_CHARS_MAX] or None,
+            "next_try_at": step.next_try_at,
+            "now": now,
+            "attempt": 1 if keep else 0,
+            "sent_at": sent_at,
+            "keep": keep,
+            "lease_s": lease_s,
+            "token": token,
+        },
+    ).fetchone()
+    return found is not None
+
+
+def replace_older(connection: Connection[Any], row: Row, now: datetime) -> None:
+    """Marks what was accepted or refused before `row` in its period: Stripe shows the newest only."""
+    connection.execute(
+        "WITH older AS (SELECT id, state FROM export_ledger WHERE account = (SELECT account FROM export_ledger WHERE id = %(id)s)"
+        "  AND livemode = (SELECT livemode FROM export_ledger WHERE id = %(id)s) AND tenant_id = %(tenant)s AND meter = %(meter)s"
+        "  AND period_start = %(start)s AND revision < %(revision)s AND state IN ('accepted', 'confirmed', 'rejected', 'manual')"
+        "  FOR UPDATE),"
+        " gone AS (UPDATE export_ledger SET state = 'superseded', reason = %(reason)s, changed_at = %(now)s"
+        "  WHERE id IN (SELECT id FROM older) RETURNING id)"
+        " INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
+        " SELECT older.id, older.state, 'superseded', %(reason)s FROM older JOIN gone USING (id)",
+        {
+            "id": row.id,
+            "tenant": row.tenant_id,
+            "meter": row.meter,
+            "start": row.period_start,
+            "revision": row.revision,
+            "reason": f"revision {row.revision} took its place",
+            "now": now,
+        },
+    )
+
+
+def hold(connection: Connection[Any], rows: Sequence[Row], reason: str, now: datetime) -> None:
+    """Keeps planned rows from being sent in this run, with the reason beside them; the next run looks again."""
+    connection.execute(
+        "WITH held AS (UPDATE export_ledger SET reason = %(reason)s, changed_at = %(now)s, lease_token = NULL, lease_until = NULL"
+        "  WHERE id = ANY(%(ids)s) AND state = 'planned' AND lease_token = ANY(%(tokens)s)"
+        "  AND reason IS DISTINCT FROM %(reason)s RETURNING id)"
+        " INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
+        " SELECT id, 'planned', 'planned', %(reason)s FROM held",
+        {
+            "ids": [row.id for row in rows],
+            "tokens": [row.lease_token for row in rows],
+            "reason": reason[:REASON_CHARS_MAX],
+            "now": now,
+        },
+    )
+    release(connection, rows)
+
+
+def release(connection: Connection[Any], rows: Sequence[Row]) -> None:
+    """Gives leases back without moving the rows."""
+    connection.execute(
+        "UPDATE export_ledger SET lease_token = NULL, lease_until = NULL WHERE id = ANY(%s) AND lease_token = ANY(%s)",
+        ([row.id for row in rows], [row.lease_token for row in rows]),
+    )
+
+
+def unsent_of(connection: Connection[Any], account: Account, tenant_id: str) -> list[Row]:
+    """The planned rows of a tenant, leased or not."""
+    with connection.cursor(row_factory=class_row(Row)) as cursor:
+        return cursor.execute(
+            f"SELECT {COLUMNS} FROM export_ledger WHERE account = %s AND livemode = %s AND tenant_id = %s AND state = 'planned'"  # noqa: S608
+            " ORDER BY id",
+            (account.id, account.livemode, tenant_id),
+        ).fetchall()
+
+
+def soonest_try(connection: Connection[Any], account: Account) -> datetime | None:
+    """When the next waiting row is due."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        found: datetime | None = cursor.execute(
+            "SELECT min(next_try_at) FROM export_ledger WHERE account = %s AND livemode = %s AND state = 'retry_wait'",
+            (account.id, account.livemode),
+        ).fetchone()
+        return found
+
+
+def in_states(
+    connection: Connection[Any], account: Account, states: Sequence[State], starts: Sequence[date] | None = None
+) -> list[Row]:
+    """Rows in these states, by tenant, meter and period; of the periods that start on these days when they are given."""
+    with connection.cursor(row_factory=class_row(Row)) as cursor:
+        return cursor.execute(
+            f"SELECT {COLUMNS} FROM export_ledger WHERE account = %(account)s AND livemode = %(livemode)s"  # noqa: S608
+            " AND state = ANY(%(states)s) AND (%(starts)s::date[] IS NULL OR period_start = ANY(%(starts)s))"
+            " ORDER BY tenant_id, meter, period_start, revision",
+            {
+                "account": account.id,
+                "livemode": account.livemode,
+                "states": list(states),
+                "starts": None if starts is None else list(starts),
+            },
+        ).fetchall()
+
+
+def value_before(connection: Connection[Any], row: Row) -> int:
+    """The value that Stripe showed before this revision: of the newest older one that was accepted, else 0."""
+    found = connection.execute(
+        "SELECT l.value FROM export_ledger l WHERE (l.account, l.livemode, l.tenant_id, l.meter, l.period_start) ="
+        " (SELECT account, livemode, tenant_id, meter, period_start FROM export_ledger WHERE id = %s) AND l.revision < %s"
+        " AND EXISTS (SELECT FROM export_transitions t WHERE t.ledger_id = l.id AND t.to_state = 'accepted')"
+        " ORDER BY l.revision DESC LIMIT 1",
+        (row.id, row.revision),
+    ).fetchone()
+    return int(found[0]) if found else 0
+
+
+def insert(connection: Connection[Any], account: Account, rows: Sequence[NewRow], now: datetime) -> None:
+    """Adds revisions as `planned`. The caller holds their head rows."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "WITH made AS (INSERT INTO export_ledger (account, livemode, tenant_id, customer_id, meter, period_start, period_end,"
+            "  revision, identifier, exact_total, value, remainder, event_time, positions, state, created_at, changed_at)"
+            "  VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'planned', %s, %s) RETURNING id)"
+            " INSERT INTO export_transitions (ledger_id, to_state) SELECT id, 'planned' FROM made",
+            [
+                (
+                    account.id,
+                    account.livemode,
+                    row.tenant_id,
+                    row.customer_id,
+                    row.meter,
+                    row.period.start,
+                    row.period.end,
+                    row.revision,
+                    row.identifier,
+                    row.exact_total,
+                    row.value,
+                    row.remainder,
+                    row.event_time,
+                    Jsonb(dict(row.positions)),
+                    now,
+                    now,
+                )
+                for row in rows
+            ],
+        )
+
+
+def supersede_unsent(connection: Connection[Any], ids: Sequence[int], now: datetime) -> set[int]:
+    """Takes back rows that were never sent; returns those that it could. A row that a sender has leased stays."""
+    found = connection.execute(
+        "WITH taken AS (SELECT id, state FROM export_ledger WHERE id = ANY(%(ids)s) AND state IN ('planned', 'manual')"
+        "  AND first_sent_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id FOR UPDATE),"
+        " gone AS (UPDATE export_ledger SET state = 'superseded', reason = 'a newer total', changed_at = %(now)s,"
+        "  lease_token = NULL, lease_until = NULL WHERE id IN (SELECT id FROM taken) RETURNING id),"
+        " told AS (INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
+        "  SELECT taken.id, taken.state, 'superseded', 'a newer total' FROM taken JOIN gone USING (id))"
+        " SELECT id FROM gone",
+        {"ids": list(ids), "now": now},
+    ).fetchall()
+    return {int(row[0]) for row in found}

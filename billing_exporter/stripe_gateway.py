@@ -1,0 +1,208 @@
+"""The real gateway, on the official SDK. The only module of the exporter that imports `stripe`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Literal, TypeVar
+
+import stripe
+
+from billing_exporter.gateway import (
+    CUSTOMERS_MAX,
+    TENANT_METADATA,
+    Account,
+    GatewayAway,
+    GatewayError,
+    GatewayHalted,
+    MeterEvent,
+    StripeCustomer,
+    StripeMeter,
+    outcome_of,
+)
+from metering.export_states import Delivered, Outcome
+from runtime.settings import Settings, SettingsError
+
+T = TypeVar("T")
+Object = TypeVar("Object", bound=stripe.StripeObject)
+
+_PAGE = 100
+_METERS_MAX = 10_000
+_FLOAT_EXACT_MAX = 2**53
+
+
+class StripeGateway:
+    """Each thread gets a connection of its own from the SDK's HTTP client."""
+
+    def __init__(self, key: str, *, api_base: str | None, timeout_s: float) -> None:
+        # Stripe would be told the duration of the previous call with each one; nobody here wants that.
+        stripe.enable_telemetry = False
+        self._key = key
+        self._client = stripe.StripeClient(
+            key,
+            base_addresses={"api": api_base.rstrip("/")} if api_base else {},
+            http_client=stripe.RequestsClient(timeout=(min(timeout_s, 10.0), timeout_s)),
+            max_network_retries=0,
+        )
+
+    @property
+    def livemode(self) -> bool:
+        """Told by the key's prefix: secret and restricted keys both have it."""
+        return not self._key.startswith(("sk_test_", "rk_test_"))
+
+    def account(self) -> Account:
+        """See Gateway."""
+        return Account(_call(self._client.v1.accounts.retrieve_current).id, self.livemode)
+
+    def send(self, event: MeterEvent) -> Outcome:
+        """See Gateway. The SDK draws a fresh idempotency key each time: one kept for a repeat would replay a stored 500."""
+        try:
+            self._client.v1.billing.meter_events.create(
+                {
+                    "event_name": event.meter,
+                    "identifier": event.identifier,
+                    "timestamp": int(event.at.timestamp()),
+                    "payload": {"stripe_customer_id": event.customer_id, "value": str(event.value)},
+                }
+            )
+        except stripe.StripeError as error:
+            code = error.error.code if error.error is not None else None
+            return outcome_of(error.http_status, error.user_message or type(error).__name__, code, event, _after_s(error))
+        return Delivered()
+
+    def summary(self, meter_id: str, customer_id: str, start: datetime, end: datetime) -> int | None:
+        """See Gateway."""
+        found = _call(
+            lambda: self._client.v1.billing.meters.event_summaries.list(
+                meter_id,
+                {"customer": customer_id, "start_time": int(start.timestamp()), "end_time": int(end.timestamp()), "limit": _PAGE},
+            )
+        )
+        if not found.data:
+            return None
+        if len(found.data) > 1 or found.has_more:
+            raise GatewayError(f"Stripe answered several summaries of meter {meter_id} for one range")
+        return _whole(found.data[0].aggregated_value)
+
+    def meters(self) -> list[StripeMeter]:
+        """See Gateway."""
+        listed = _call(lambda: self._client.v1.billing.meters.list({"limit": _PAGE}))
+        return [_meter(meter) for meter in _walk(listed, _METERS_MAX)]
+
+    def create_meter(self, meter: str, display_name: str, formula: Literal["last", "sum"]) -> StripeMeter:
+        """See Gateway."""
+        return _meter(
+            _call(
+                lambda: self._client.v1.billing.meters.create(
+                    {
+                        "display_name": display_name,
+                        "event_name": meter,
+                        "default_aggregation": {"formula": formula},
+                        "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+                        "value_settings": {"event_payload_key": "value"},
+                    },
+                    {"idempotency_key": _idempotency_key("meter", meter, display_name, formula)},
+                )
+            )
+        )
+
+    def reactivate_meter(self, meter_id: str) -> None:
+        """See Gateway."""
+        _call(lambda: self._client.v1.billing.meters.reactivate(meter_id))
+
+    def customers(self) -> Iterator[StripeCustomer]:
+        """See Gateway."""
+        listed = _call(lambda: self._client.v1.customers.list({"limit": _PAGE}))
+        for customer in _walk(listed, CUSTOMERS_MAX):
+            yield _customer(customer)
+
+    def create_customer(self, tenant_id: str, name: str) -> StripeCustomer:
+        """See Gateway."""
+        return _customer(
+            _call(
+                lambda: self._client.v1.customers.create(
+                    {"name": name or tenant_id, "metadata": {TENANT_METADATA: tenant_id}},
+                    {"idempotency_key": _idempotency_key("customer", tenant_id)},
+                )
+            )
+        )
+
+
+def open_gateway(settings: Settings) -> StripeGateway:
+    """The gateway of the settings. Raises SettingsError without a key, or with a live one pointed at another address."""
+    if settings.stripe_secret_key is None:
+        raise SettingsError("METERLINE_STRIPE_SECRET_KEY: set the secret key of the Stripe account (sk_test_... or sk_live_...)")
+    key = settings.stripe_secret_key.get_secret_value()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError("METERLINE_STRIPE_SECRET_KEY: this is no key; it looks like sk_test_...")
+    gateway = StripeGateway(key, api_base=settings.stripe_api_base, timeout_s=settings.stripe_timeout_s)
+    if gateway.livemode and settings.stripe_api_base:
+        raise SettingsError(
+            "METERLINE_STRIPE_API_BASE is set: a live key is sent to Stripe only; use a test key here, or unset it"
+        )
+    return gateway
+
+
+def key_digest(settings: Settings) -> bytes:
+    """By which the account of a key is remembered. Raises SettingsError without a key."""
+    if settings.stripe_secret_key is None:
+        raise SettingsError("METERLINE_STRIPE_SECRET_KEY: set the secret key of the Stripe account (sk_test_... or sk_live_...)")
+    return hashlib.sha256(settings.stripe_secret_key.get_secret_value().encode()).digest()
+
+
+def _call(work: Callable[[], T]) -> T:
+    """Runs a call that is no event; turns the SDK's errors into ours."""
+    try:
+        return work()
+    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+        raise GatewayHalted(str(error)) from error
+    except (stripe.APIConnectionError, stripe.RateLimitError) as error:
+        raise GatewayAway(str(error)) from error
+    except stripe.StripeError as error:
+        unclear = error.http_status is None or error.http_status == 409 or error.http_status >= 500 or error.http_status < 400
+        raise (GatewayAway if unclear else GatewayError)(str(error)) from error
+
+
+def _walk(listed: stripe.ListObject[Object], most: int) -> Iterator[Object]:
+    """Every object behind a first page; each further page is a call, and its errors are ours too."""
+    seen = 0
+    while True:
+        yield from listed.data
+        seen += len(listed.data)
+        if not listed.has_more:
+            return
+        if seen >= most:
+            raise GatewayError(f"Stripe lists more than {most} objects here")
+        page = listed
+        listed = _call(page.next_page)
+
+
+def _meter(meter: stripe.billing.Meter) -> StripeMeter:
+    return StripeMeter(meter.id, meter.event_name, str(meter.default_aggregation.formula), meter.status == "active")
+
+
+def _customer(customer: stripe.Customer) -> StripeCustomer:
+    metadata = customer.metadata.to_dict() if customer.metadata is not None else {}
+    return StripeCustomer(customer.id, metadata.get(TENANT_METADATA))
+
+
+def _whole(value: object) -> int:
+    """Stripe's JSON number as the integer that it is. Raises GatewayError where a float may have lost digits."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer() and abs(value) < _FLOAT_EXACT_MAX:
+        return int(value)
+    raise GatewayError(f"Stripe answered the total {value!r}, which is no exact whole number")
+
+
+def _after_s(error: stripe.StripeError) -> float:
+    text = (error.headers or {}).get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= 6 else 0.0
+
+
+def _idempotency_key(*parts: str) -> str:
+    """Fits a header, whatever the parts hold."""
+    text = b"".join(b"%d:%s," % (len(part.encode()), part.encode()) for part in parts)
+    return f"meterline-{parts[0]}-{hashlib.sha256(text).hexdigest()}"
