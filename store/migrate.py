@@ -93,7 +93,11 @@ def migrate_postgres(settings: Settings, to: str = "head", progress: Progress = 
             ) from error
         if isinstance(cause, psycopg.OperationalError):
             raise postgres_away(settings, cause) from error
-        raise
+        raise MeterlineExit(
+            Exit.FAILED,
+            f"Postgres refused a migration: {one_line(cause)}; nothing was changed, for all of it is one transaction: "
+            "correct the cause and run `meterline migrate` again",
+        ) from error
     finally:
         engine.dispose()
 
