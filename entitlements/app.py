@@ -181,10 +181,15 @@ def _trace_of(request: Request) -> str:
     return str(state["trace"])
 
 
+_ROUTING = {
+    404: ("no_such_route", "There is no such path"),
+    405: ("method_not_allowed", "This path does not take this method"),
+}
+
+
 async def _as_problem(request: Request, error: Exception) -> Response:
     """What the router itself refuses (no such path, no such method) leaves as every other problem does."""
     if isinstance(error, HTTPException):
-        remedy = "See /docs for what there is."
-        code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        raise Problem(error.status_code, code, f"{error.detail}. {remedy}", headers=error.headers)
+        code, found = _ROUTING.get(error.status_code, ("bad_request", str(error.detail)))
+        raise Problem(error.status_code, code, f"{found}; /docs shows what there is.", headers=error.headers)
     raise Problem(400, "bad_request", "The request is not valid; see /docs.")

@@ -28,7 +28,7 @@ from meterline_schemas.draft import EventDraft, InvalidEvent
 from meterline_schemas.key import parse_key
 from meterline_schemas.quantity import format_quantity
 from runtime import metrics
-from runtime.kafka import admin, librdkafka_config
+from runtime.kafka import librdkafka_config
 from runtime.settings import Settings
 
 DELIVERY_TIMEOUT_S = 5.0
@@ -94,7 +94,8 @@ class KafkaSink:
             linger_ms=LINGER_MS,
             fill_occurred_at=False,
         )
-        self._admin = admin(self._settings)
+        # Without a log of its own: what it has to say is the answer of /ready.
+        self._admin = AdminClient(librdkafka_config(self._settings) | {"log_level": 0})
         self._thread.start()
 
     async def publish(self, usage: Usage) -> Position | None:

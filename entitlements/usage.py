@@ -105,7 +105,7 @@ class Recorder:
         if wait_s is not None:
             positions = [] if position is None else [position]
             answer.counted = any(await self._fences.counted(positions, wait_s))
-        extra = {"service": principal.name, "source_entity_id": event.source_entity_id, "state": answer.state}
+        extra = {"principal": principal.name, "source_entity_id": event.source_entity_id, "state": answer.state}
         logger.info("usage taken", extra=extra)
         return answer
 
@@ -135,7 +135,7 @@ class Recorder:
             # Not one was taken, and for our reasons: the whole batch may be sent again as it is.
             raise Problem.try_again("log_unavailable", str(results[0].detail))
         refused = sum(result.state == "refused" for result in results)
-        logger.info("usage batch taken", extra={"service": principal.name, "events": len(items), "refused": refused})
+        logger.info("usage batch taken", extra={"principal": principal.name, "events": len(items), "refused": refused})
         return UsageBatchAnswer(len(results) - refused, refused, list(results))
 
     async def _item(self, index: int, item: Event | Problem, value: bytes, traceparent: str, unknown: Unknown) -> UsageResult:
