@@ -17,7 +17,7 @@ from typing import Any
 import confluent_kafka
 import msgspec
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from meterline import Closed, DeliveryFailed, EventDraft, InvalidEvent, Producer, QueueFull, Receipt, SpoolFull
 from meterline_schemas.event import Event, decode
