@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("migrate", "Bring Postgres and ClickHouse to this build's schema."),
     "plans": ("plans", "The catalog as code."),
     "serve": ("serve", "Serve HTTP: the entitlement endpoint."),
+    "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),
     "topics": ("topics", "Create the topics and show how they differ from their declarations."),
     "up": ("up", "Start the embedded stack and all stages, supervised."),
 }

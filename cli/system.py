@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -146,8 +147,12 @@ class LocalSystem:
         self._stack.stop()
 
     def forget(self) -> None:
-        """Stops, and removes the data of the servers."""
+        """Stops, and removes all that a run leaves in the data folder."""
         self.stop()
+        for folder in ("logs", "spool", "aggregator"):
+            shutil.rmtree(self.data_dir / folder, ignore_errors=True)
+        for file in ("service_secret", "stack.json"):
+            (self.data_dir / file).unlink(missing_ok=True)
         self._stack.forget()
 
     def as_json(self) -> dict[str, Any]:

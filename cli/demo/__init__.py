@@ -1,0 +1,1 @@
+"""The demonstration: the whole path under load and under kills, and the proof from what the stores answer."""
