@@ -87,7 +87,7 @@ def ask_stores(settings: Settings) -> Proof:
     ends = topic_state.log_ends(admin, epoch.topic, epoch.partitions)
     client = clickhouse.client(settings)
     try:
-        stored = client.query("SELECT count(), toString(sum(toDecimal128(quantity, 6))) FROM usage_events FINAL").first_row
+        stored = client.query("SELECT count(), toString(sum(toDecimal128(quantity, 6))) FROM usage_events FINAL").result_rows[0]
         rejects = client.query("SELECT verdict, count() FROM usage_rejects FINAL GROUP BY verdict").result_rows
     finally:
         client.close()
@@ -121,7 +121,7 @@ def counted_and_waiting(settings: Settings) -> tuple[int, int]:
 
 
 def _one(connection: psycopg.Connection[Any], statement: str) -> Any:
-    return connection.execute(statement).fetchone()  # type: ignore[arg-type, call-overload]  # a constant of ours
+    return connection.execute(statement).fetchone()
 
 
 def _text(quantity: Decimal) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ class Demo:
     def _kill_on_the_way(self, producers: list[Child]) -> None:
         """kill -9 of the consumer, then of the aggregator, each while records wait; then the producers send the rest."""
         for name, share in (("consumer", KILL_CONSUMER_AT), ("aggregator", KILL_AGGREGATOR_AT)):
-            self._watch_until(lambda share=share: self._progress() >= share or _ended(producers), f"{share:.0%} of the records")
+            self._watch_until(partial(self._reached, share, producers), f"{share:.0%} of the records")
             pid = self._system.kill(name)
             self._kills += 1
             self._say(f"  kill -9 {pid}: the {name}, with {self._progress():.0%} counted")
@@ -211,6 +212,9 @@ class Demo:
         return allowed, len(answers) - allowed
 
     # -- waiting -------------------------------------------------------------------------------------------------
+
+    def _reached(self, share: float, producers: list[Child]) -> bool:
+        return self._progress() >= share or _ended(producers)
 
     def _progress(self) -> float:
         counted, _ = proof.counted_and_waiting(self._system.settings)
