@@ -235,6 +235,11 @@ class Postgres:
         return recorded, copy / install.parent.name / install.name / "bin"
 
 
+def data_folder(home: Path) -> Path:
+    """Where the data of `home` lies: below it, or in the place that it recorded."""
+    return (_recorded_place(home) or home) / "data"
+
+
 def forget(home: Path) -> None:
     """Removes the data below `home` for good, and what `home` says lies elsewhere. No server may run on it."""
     place = _recorded_place(home)

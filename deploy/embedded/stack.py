@@ -19,6 +19,7 @@ from deploy.embedded.state import State
 
 SERVERS = ("kafka", "postgres", "clickhouse", "stripe")
 CLICKHOUSE_USER = "meterline"
+CLICKHOUSE_READER = "analyst"
 
 
 class Server(Protocol):
@@ -42,6 +43,8 @@ class StackAddresses:
     """host:port"""
     clickhouse: str = ""
     """http://user:password@host:port/"""
+    clickhouse_readonly: str = ""
+    """The same for a user who can only read."""
     postgres: str = ""
     """postgresql://user:password@host:port/postgres"""
     stripe: str = ""
@@ -93,6 +96,11 @@ class EmbeddedStack:
             self._log(f"starting {', '.join(self._names)} (logs in {self.data_dir})")
             run_all({name: self._announced(name, began) for name in self._servers})
             self._state.started(self._pids())
+        except OSError as error:
+            self.stop()
+            raise EmbeddedError(
+                f"{self.data_dir} cannot be used: {error}. Free some disk, or name a data folder that can be written."
+            ) from error
         except BaseException:
             self.stop()
             raise
@@ -101,15 +109,12 @@ class EmbeddedStack:
     def addresses(self) -> StackAddresses:
         """Of the running servers."""
         kafka, database = self._servers.get("kafka"), self._servers.get("postgres")
-        clickhouse, stripe = self._servers.get("clickhouse"), self._servers.get("stripe")
+        stripe = self._servers.get("stripe")
         return StackAddresses(
             kafka=kafka.address if isinstance(kafka, Kafka) else "",
             postgres=database.url if isinstance(database, Postgres) else "",
-            clickhouse=(
-                f"http://{CLICKHOUSE_USER}:{self._state.secret('clickhouse')}@127.0.0.1:{clickhouse.port}/"
-                if isinstance(clickhouse, ModuleServer)
-                else ""
-            ),
+            clickhouse=self._clickhouse_url(CLICKHOUSE_USER, "clickhouse"),
+            clickhouse_readonly=self._clickhouse_url(CLICKHOUSE_READER, "clickhouse-readonly"),
             stripe=f"http://127.0.0.1:{stripe.port}" if isinstance(stripe, ModuleServer) else "",
             stripe_key=self._state.secret("stripe", "sk_test_") if stripe is not None else "",
             pids=self._pids(),
@@ -162,6 +167,12 @@ class EmbeddedStack:
     def _pids(self) -> dict[str, int]:
         return {name: server.child.pid for name, server in self._servers.items() if server.child is not None}
 
+    def _clickhouse_url(self, user: str, secret: str) -> str:
+        server = self._servers.get("clickhouse")
+        if not isinstance(server, ModuleServer):
+            return ""
+        return f"http://{user}:{self._state.secret(secret)}@127.0.0.1:{server.port}/"
+
     def _announced(self, name: str, began: float) -> Starting[None]:
         server = self._servers[name]
         yield from server.starting()
@@ -188,13 +199,14 @@ class EmbeddedStack:
     def _make_clickhouse(self) -> ModuleServer:
         home, port = self.data_dir / "clickhouse", self._state.port("clickhouse", self._log)
         password = self._state.secret("clickhouse")
-        home.mkdir(parents=True, exist_ok=True)
-        secret = home / "password"
-        secret.touch(mode=0o600)
-        secret.write_text(password, "utf-8")
         data = home / "data"
-        data.mkdir(exist_ok=True)
+        data.mkdir(parents=True, exist_ok=True)
+        secret, reader_secret = home / "password", home / "readonly-password"
+        for path, text in ((secret, password), (reader_secret, self._state.secret("clickhouse-readonly"))):
+            path.touch(mode=0o600)
+            path.write_text(text, "utf-8")
         arguments = ["--data", str(data), "--port", str(port), "--user", CLICKHOUSE_USER, "--password-file", str(secret)]
+        arguments += ["--readonly-user", CLICKHOUSE_READER, "--readonly-password-file", str(reader_secret)]
         server = ModuleServer("ClickHouse", "deploy.embedded.clickhouse", arguments, port=port, home=home, ready_path="/ping")
 
         def ask_version() -> str:
