@@ -24,6 +24,7 @@ from confluent_kafka.admin import AdminClient
 from aggregator.counting import Counting
 from aggregator.freshness import Sampler
 from aggregator.reconciling import Reconciler
+from aggregator.retention import sweep_until
 from meterline_schemas.delta import CommitNote, Delta, decode_delta, parse_commit
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.exits import Exit, MeterlineExit
@@ -178,7 +179,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         return Counting(connect, lambda: clickhouse.client(settings), settings.retry_give_up_s, stop)
 
     sampler = Sampler(
-        lambda: postgres.connect(settings),
+        connect,
         lambda: topic_state.log_ends(admin, epoch.topic, epoch.partitions),
         epoch.epoch,
         settings.sampler_every_ms,
@@ -194,7 +195,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     app = make_app(settings, epoch, counting().count)
     worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
     checks = {"faust": lambda: None if app.started else "not started yet"}
-    with serve_health(settings, checks), _beside([sampler.run, reconciler.run], stop):
+    with serve_health(settings, checks), _beside([sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)], stop):
         try:
             worker.execute_from_commandline()
         except SystemExit as left:
