@@ -2,7 +2,7 @@
 
 A secret is 32 random bytes, so its plain hash is enough and is looked up directly. A service has at most two that are
 valid: the one in use and the one that replaces it. Rotation: `create`, give it out, `retire` the older one.
-Every function works in the caller's transaction.
+Every function works in the caller's transaction, or in one of its own where there is none.
 """
 
 from __future__ import annotations
@@ -59,19 +59,20 @@ def create(connection: Connection[Any], name: str, source_services: Collection[s
         raise ValueError(f"{name!r}: want a name of letters, digits, dots, dashes, at most 100")
     if not source_services or not all(source_services):
         raise ValueError("name the source services that it may emit for, or * for every one")
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('service secret ' || %s, 0))", (name,))
-    row = connection.execute(
-        "SELECT count(*) FROM service_secrets WHERE name = %s AND (expires_at IS NULL OR expires_at > now())", (name,)
-    ).fetchone()
-    assert row is not None
-    if row[0] >= VALID_MAX:
-        raise TooManySecrets(f"{name} has {row[0]} valid secrets; retire the older one first, then make a new one")
-    secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
-    connection.execute(
-        "INSERT INTO service_secrets (name, secret_hash, source_services, created_at) VALUES (%s, %s, %s, clock_timestamp())",
-        (name, secret_hash(secret), sorted(set(source_services))),
-    )
-    record(connection, by, [Entry("service_secret.created", name, None, {"source_services": sorted(set(source_services))})])
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('service secret ' || %s, 0))", (name,))
+        row = connection.execute(
+            "SELECT count(*) FROM service_secrets WHERE name = %s AND (expires_at IS NULL OR expires_at > now())", (name,)
+        ).fetchone()
+        assert row is not None
+        if row[0] >= VALID_MAX:
+            raise TooManySecrets(f"{name} has {row[0]} valid secrets; retire the older one first, then make a new one")
+        secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+        connection.execute(
+            "INSERT INTO service_secrets (name, secret_hash, source_services, created_at) VALUES (%s, %s, %s, clock_timestamp())",
+            (name, secret_hash(secret), sorted(set(source_services))),
+        )
+        record(connection, by, [Entry("service_secret.created", name, None, {"source_services": sorted(set(source_services))})])
     return secret
 
 
@@ -96,14 +97,15 @@ def revoke(connection: Connection[Any], name: str, by: str = "cli") -> int:
 
 
 def _expire(connection: Connection[Any], name: str, after: timedelta, by: str, *, keep_newest: bool) -> int:
-    # An end that is set already is never moved to later.
-    ended = connection.execute(
-        "UPDATE service_secrets SET expires_at = now() + %s"
-        " WHERE name = %s AND (expires_at IS NULL OR expires_at > now() + %s)"
-        " AND NOT (%s AND created_at = (SELECT max(created_at) FROM service_secrets WHERE name = %s))",
-        (after, name, after, keep_newest, name),
-    ).rowcount
-    if ended:
-        what = "service_secret.retired" if keep_newest else "service_secret.revoked"
-        record(connection, by, [Entry(what, name, None, {"count": ended, "after_s": round(after.total_seconds())})])
+    with connection.transaction():
+        # An end that is set already is never moved to later.
+        ended = connection.execute(
+            "UPDATE service_secrets SET expires_at = now() + %s"
+            " WHERE name = %s AND (expires_at IS NULL OR expires_at > now() + %s)"
+            " AND NOT (%s AND created_at = (SELECT max(created_at) FROM service_secrets WHERE name = %s))",
+            (after, name, after, keep_newest, name),
+        ).rowcount
+        if ended:
+            what = "service_secret.retired" if keep_newest else "service_secret.revoked"
+            record(connection, by, [Entry(what, name, None, {"count": ended, "after_s": round(after.total_seconds())})])
     return ended

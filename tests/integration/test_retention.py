@@ -1,0 +1,88 @@
+"""Retention drops what has done its work and is past its time, and nothing that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from runtime import postgres
+from runtime.settings import Settings
+from store import retention
+from store.migrate import migrate_postgres
+from store.retention import sweep
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def schema(settings: Settings) -> Settings:
+    migrate_postgres(settings)
+    return settings.model_copy(update={"outbox_keep_days": 14, "inbox_keep_days": 90, "audit_keep_days": 400})
+
+
+@pytest.fixture
+def connection(schema: Settings) -> Iterator[psycopg.Connection[Any]]:
+    with postgres.connect(schema, autocommit=True) as connection:
+        connection.execute("TRUNCATE outbox, inbox, audit")
+        yield connection
+
+
+def left(connection: psycopg.Connection[Any], table: str, column: str) -> list[str]:
+    return [str(value) for (value,) in connection.execute(f"SELECT {column} FROM {table} ORDER BY 1".encode())]
+
+
+def test_only_what_is_done_and_past_its_time_is_dropped(connection: psycopg.Connection[Any], schema: Settings) -> None:
+    connection.execute(
+        "INSERT INTO outbox (topic, record_key, value, created_at, partition, kafka_offset, sent_at) VALUES"
+        " ('old', '', '', '2020-01-01Z', 0, 1, '2026-11-06 23:59:59Z'), ('new', '', '', '2020-01-01Z', 0, 2, '2026-11-07Z'),"
+        " ('unsent', '', '', '2020-01-01Z', NULL, NULL, NULL)"
+    )
+    connection.execute(
+        "INSERT INTO inbox (source, message_id, body, received_at, done_at) VALUES"
+        " ('s', 'old', '', '2020-01-01Z', '2026-08-22 23:59:59Z'), ('s', 'new', '', '2020-01-01Z', '2026-08-23Z'),"
+        " ('s', 'waits', '', '2020-01-01Z', NULL)"
+    )
+    connection.execute(
+        "INSERT INTO audit (who, what, subject, at) VALUES ('w', 'x', 'old', '2025-01-01Z'), ('w', 'x', 'new', '2026-11-20Z')"
+    )
+    swept = sweep(connection, schema, NOW)
+    assert swept.rows == {"outbox": 1, "inbox": 1, "audit": 1}
+    assert not swept.more
+    assert left(connection, "outbox", "topic") == ["new", "unsent"]
+    assert left(connection, "inbox", "message_id") == ["new", "waits"]
+    assert left(connection, "audit", "subject") == ["new"]
+
+
+def test_zero_days_of_audit_is_for_ever(connection: psycopg.Connection[Any], schema: Settings) -> None:
+    connection.execute("INSERT INTO audit (who, what, subject, at) VALUES ('w', 'x', 'y', '1999-01-01Z')")
+    assert sweep(connection, schema.model_copy(update={"audit_keep_days": 0}), NOW).rows["audit"] == 0
+    assert left(connection, "audit", "subject") == ["y"]
+
+
+def test_a_sweep_is_bounded_and_the_next_one_goes_on(
+    connection: psycopg.Connection[Any], schema: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH_ROWS", 3)
+    monkeypatch.setattr(retention, "BATCHES_MAX", 2)
+    connection.execute(
+        "INSERT INTO audit (who, what, subject, at) SELECT 'w', 'x', n::text, '2020-01-01Z' FROM generate_series(1, 8) AS n"
+    )
+    first = sweep(connection, schema, NOW)
+    assert (first.rows["audit"], first.more) == (6, True)
+    second = sweep(connection, schema, NOW)
+    assert (second.rows["audit"], second.more) == (2, False)
+
+
+def test_two_sweeps_at_once_do_not_wait_for_each_other(connection: psycopg.Connection[Any], schema: Settings) -> None:
+    connection.execute(
+        "INSERT INTO audit (who, what, subject, at) VALUES ('w', 'x', 'a', '2020-01-01Z'), ('w', 'x', 'b', '2020-01-02Z')"
+    )
+    with postgres.connect(schema) as other:
+        other.execute("SELECT FROM audit WHERE subject = 'a' FOR UPDATE")
+        assert sweep(connection, schema, NOW).rows["audit"] == 1
+        other.rollback()
+    assert left(connection, "audit", "subject") == ["a"]
