@@ -81,8 +81,8 @@ class NewRow:
 
 
 COLUMNS = (
-    "id, tenant_id, customer_id, meter, period_start, period_end, revision, identifier, exact_total, value, remainder, event_time,"
-    " positions, state, reason, attempts, first_sent_at, next_try_at, changed_at, lease_token"
+    "id, tenant_id, customer_id, meter, period_start, period_end, revision, identifier, exact_total, value, remainder,"
+    " event_time, positions, state, reason, attempts, first_sent_at, next_try_at, changed_at, lease_token"
 )
 
 _DUE = (
@@ -102,7 +102,7 @@ WITH first AS (
 UPDATE export_ledger SET lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE id IN (SELECT id FROM mine)
 RETURNING {COLUMNS}
-"""  # noqa: S608 - constants of ours
+"""
 
 _MOVE = """
 WITH moved AS (
@@ -250,6 +250,14 @@ def hold(connection: Connection[Any], rows: Sequence[Row], reason: str, now: dat
     release(connection, rows)
 
 
+def note(connection: Connection[Any], row: Row, reason: str) -> None:
+    """Writes a reason beside a row that stays in its state; since when it is there does not change."""
+    connection.execute(
+        "UPDATE export_ledger SET reason = %s WHERE id = %s AND state = %s",
+        (reason[:REASON_CHARS_MAX] or None, row.id, row.state),
+    )
+
+
 def release(connection: Connection[Any], rows: Sequence[Row]) -> None:
     """Gives leases back without moving the rows."""
     connection.execute(
@@ -258,11 +266,20 @@ def release(connection: Connection[Any], rows: Sequence[Row]) -> None:
     )
 
 
+def release_unbegun(connection: Connection[Any], rows: Sequence[Row]) -> None:
+    """Gives back the leases of rows that were claimed and left alone; one in `sending` keeps its own until it ends."""
+    connection.execute(
+        "UPDATE export_ledger SET lease_token = NULL, lease_until = NULL"
+        " WHERE id = ANY(%s) AND lease_token = ANY(%s) AND state IN ('planned', 'retry_wait')",
+        ([row.id for row in rows], [row.lease_token for row in rows]),
+    )
+
+
 def unsent_of(connection: Connection[Any], account: Account, tenant_id: str) -> list[Row]:
     """The planned rows of a tenant, leased or not."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
         return cursor.execute(
-            f"SELECT {COLUMNS} FROM export_ledger WHERE account = %s AND livemode = %s AND tenant_id = %s AND state = 'planned'"  # noqa: S608
+            f"SELECT {COLUMNS} FROM export_ledger WHERE account = %s AND livemode = %s AND tenant_id = %s AND state = 'planned'"
             " ORDER BY id",
             (account.id, account.livemode, tenant_id),
         ).fetchall()
@@ -284,7 +301,7 @@ def in_states(
     """Rows in these states, by tenant, meter and period; of the periods that start on these days when they are given."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
         return cursor.execute(
-            f"SELECT {COLUMNS} FROM export_ledger WHERE account = %(account)s AND livemode = %(livemode)s"  # noqa: S608
+            f"SELECT {COLUMNS} FROM export_ledger WHERE account = %(account)s AND livemode = %(livemode)s"
             " AND state = ANY(%(states)s) AND (%(starts)s::date[] IS NULL OR period_start = ANY(%(starts)s))"
             " ORDER BY tenant_id, meter, period_start, revision",
             {

@@ -1,0 +1,117 @@
+"""One run of the exporter, from the key to the report: settle what is unclear, then plan and send round by round."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from billing_exporter import ledger, planning
+from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayHalted
+from billing_exporter.ledger import Row
+from billing_exporter.planning import Line, Unmapped
+from billing_exporter.reconciling import reconcile
+from billing_exporter.sending import Clock, Sender, Tally, utc_now
+from metering.export_states import State
+from runtime import postgres
+from runtime.exits import Exit, MeterlineExit
+from runtime.settings import Settings
+
+PATIENCE_S = 30.0
+"""How long a run waits for rows that Stripe asked to repeat."""
+
+OPEN_STATES: tuple[State, ...] = ("planned", "sending", "retry_wait", "ambiguous", "rejected", "manual")
+"""States that say why Stripe does not show a total yet."""
+
+FINE = frozenset({"nothing", "keep"})
+
+
+@dataclass
+class RunReport:
+    """What a run found and did."""
+
+    account: Account
+    planned: int = 0
+    unchanged: int = 0
+    problems: list[Line] = field(default_factory=list)
+    """Pairs that planning left alone for a reason."""
+    unmapped: list[Unmapped] = field(default_factory=list)
+    states: Counter[State] = field(default_factory=Counter)
+    """How many rows came to each state."""
+    held: dict[str, str] = field(default_factory=dict)
+    open_rows: list[Row] = field(default_factory=list)
+    """Rows that are not at Stripe, each with its state and reason."""
+    halted: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that could be exported is at Stripe. A tenant without a customer could not."""
+        return self.halted is None and not self.open_rows and all(line.action == "no_customer" for line in self.problems)
+
+
+SenderOf = Callable[[Account], Sender]
+"""Makes the sender once the account is known."""
+
+
+def run(
+    settings: Settings,
+    gateway: Gateway,
+    sender_of: SenderOf,
+    key_digest: bytes,
+    *,
+    month: tuple[int, int] | None = None,
+    every: bool = False,
+    now: Clock = utc_now,
+    patience_s: float = PATIENCE_S,
+) -> RunReport:
+    """Exports a selection of periods (see planning.rounds), oldest first.
+
+    Raises MeterlineExit when the key is wrong before anything began or Stripe is away; TruthAway and psycopg.Error as
+    sending does. A key that turns wrong in the middle ends the run with `halted` set and every row kept.
+    """
+    account = account_of(settings, gateway, key_digest)
+    report = RunReport(account)
+    sender = sender_of(account)
+    try:
+        reconcile(settings, gateway, account, states=("ambiguous",), now=now)
+    except (GatewayHalted, GatewayAway) as error:
+        raise _as_exit(error) from error
+    tally = Tally()
+    with postgres.connect(settings) as connection:
+        chosen = planning.rounds(connection, now().date(), month, every)
+        for which in chosen:
+            for line in planning.plan(connection, account, which, now(), write=True):
+                if line.action in ("insert", "supersede"):
+                    report.planned += 1
+                elif line.action in FINE:
+                    report.unchanged += 1
+                else:
+                    report.problems.append(line)
+            report.unmapped += planning.unmapped(connection, which)
+            connection.commit()
+            sender.drain(tally, patience_s)
+            if tally.halted is not None:
+                break
+        report.open_rows = ledger.in_states(connection, account, OPEN_STATES)
+    report.states, report.held, report.halted = tally.states, tally.held, tally.halted
+    return report
+
+
+def account_of(settings: Settings, gateway: Gateway, key_digest: bytes) -> Account:
+    """Whose key it is, asked of Stripe and remembered. Raises MeterlineExit with the remedy."""
+    try:
+        account = gateway.account()
+    except (GatewayHalted, GatewayAway) as error:
+        raise _as_exit(error) from error
+    with postgres.connect(settings) as connection:
+        ledger.remember_account(connection, key_digest, account)
+    return account
+
+
+def _as_exit(error: GatewayHalted | GatewayAway) -> MeterlineExit:
+    if isinstance(error, GatewayHalted):
+        return MeterlineExit(
+            Exit.SETTINGS,
+            f"Stripe refuses the key ({error}); set METERLINE_STRIPE_SECRET_KEY right. Nothing was sent, rows are kept",
+        )
+    return MeterlineExit(Exit.UNREACHABLE, f"Stripe does not answer ({error}); nothing was sent, run again when it does")

@@ -1,0 +1,226 @@
+"""Sending: each due row to Stripe, `sending` committed before the call, its answer after it.
+
+One row:
+
+1. claim it with a lease, with the other due rows of its tenant;
+2. compare ClickHouse's totals below the row's positions with the copied counters; a difference holds the whole tenant;
+3. commit `sending`, which renews the lease;
+4. look at the lease's deadline, then POST, once;
+5. commit where the answer takes it.
+
+A crash between any two leaves a row that the next sender picks up when the lease ends: before 3 it was not sent, after 3
+it is sent again with the same identifier and body, or, when that is no longer safe, becomes ambiguous.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+from psycopg import Connection
+
+from billing_exporter import ledger
+from billing_exporter.figures import mappings
+from billing_exporter.gateway import Account, Gateway
+from billing_exporter.ledger import Row
+from billing_exporter.truth import OpenTotals, TotalsBelow
+from metering.export_states import Halted, Outcome, Positions, Refused, State, after_send, before_send
+from metering.periods import Period
+from runtime import postgres
+from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+THREADS = 4
+LEASE_MARGIN_S = 30.0
+"""How much longer than the longest call a lease lasts."""
+
+WAIT_S_MIN = 0.5
+
+CLAIMS_MAX = 1_000_000
+"""Most claims of one thread in one drain: a bound, not a limit that is met."""
+
+Clock = Callable[[], datetime]
+Reached = Callable[[str], None]
+"""Told the named points of a send, so that a test can die there: before_sending, posted, before_accepted."""
+
+
+def utc_now() -> datetime:
+    """The machine's time."""
+    return datetime.now(UTC)
+
+
+def _awake_s() -> float:
+    """Seconds that also pass while the machine sleeps: a lease runs on without us."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@dataclass
+class Tally:
+    """What a drain did. Shared between threads under its lock."""
+
+    states: Counter[State] = field(default_factory=Counter)
+    held: dict[str, str] = field(default_factory=dict)
+    """Tenant to the difference."""
+    halted: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, state: State) -> None:
+        """A row came to this state."""
+        with self.lock:
+            self.states[state] += 1
+
+
+class Sender:
+    """Sends what is due. One drain at a time; several processes may drain at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: Gateway,
+        account: Account,
+        totals: OpenTotals,
+        *,
+        now: Clock = utc_now,
+        stop: threading.Event | None = None,
+        threads: int = THREADS,
+        reached: Reached = lambda _: None,
+    ) -> None:
+        self._settings, self._gateway, self._account, self._totals = settings, gateway, account, totals
+        self._now, self._stop, self._threads, self._reached = now, stop or threading.Event(), threads, reached
+        self._lease_s = settings.stripe_timeout_s + LEASE_MARGIN_S
+
+    def drain(self, tally: Tally, patience_s: float) -> None:
+        """Sends until nothing is due; waits up to `patience_s` for rows that wait for their next try.
+
+        Raises TruthAway when ClickHouse does not answer, psycopg.Error when Postgres does not. Rows stay as they are then.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            with ThreadPoolExecutor(self._threads, thread_name_prefix="export") as pool:
+                for done in [pool.submit(self._work, tally) for _ in range(self._threads)]:
+                    done.result()
+            if tally.halted is not None or self._stop.is_set():
+                return
+            with postgres.connect(self._settings) as connection:
+                soonest = ledger.soonest_try(connection, self._account)
+            if soonest is None:
+                return
+            # not 0: a row that is due and leased by another exporter would make this loop spin
+            wait_s = max(WAIT_S_MIN, (soonest - self._now()).total_seconds())
+            if time.monotonic() + wait_s > deadline or self._stop.wait(wait_s):
+                return
+
+    def _work(self, tally: Tally) -> None:
+        with postgres.connect(self._settings) as connection, ExitStack() as opened:
+
+            @cache
+            def truth() -> TotalsBelow:
+                return opened.enter_context(self._totals())
+
+            def totals(positions: Positions, period: Period, tenant_id: str) -> dict[str, Decimal]:
+                return truth()(positions, period, tenant_id)
+
+            for _ in range(CLAIMS_MAX):
+                if tally.halted is not None or self._stop.is_set():
+                    return
+                with tally.lock:
+                    held = list(tally.held)
+                rows = ledger.claim(connection, self._account, held, self._now(), self._lease_s)
+                connection.commit()
+                if not rows:
+                    return
+                try:
+                    self._tenant(connection, totals, rows, tally)
+                finally:
+                    if not connection.broken:
+                        connection.rollback()
+                        ledger.release_unbegun(connection, rows)
+                        connection.commit()
+
+    def _tenant(self, connection: Connection[Any], totals: TotalsBelow, rows: list[Row], tally: Tally) -> None:
+        tenant = rows[0].tenant_id
+        fresh = [row for row in rows if row.first_sent_at is None]
+        if fresh:
+            difference = self._difference(connection, totals, tenant)
+            if difference is not None:
+                logger.error("tenant held: ClickHouse and the counters differ", extra={"difference": difference})
+                ledger.hold(connection, fresh, f"held: {difference}", self._now())
+                connection.commit()
+                with tally.lock:
+                    tally.held[tenant] = difference
+                rows = [row for row in rows if row.first_sent_at is not None]
+        for row in rows:
+            if tally.halted is not None or self._stop.is_set():
+                return
+            self._send(connection, row, tally)
+
+    def _difference(self, connection: Connection[Any], totals: TotalsBelow, tenant: str) -> str | None:
+        """How the tenant's planned rows differ from ClickHouse below their positions; None when they do not."""
+        rows = ledger.unsent_of(connection, self._account, tenant)
+        types = mappings(connection, self._account, sorted({row.period_start for row in rows}))
+        connection.commit()
+        asked: dict[tuple[date, tuple[tuple[str, int], ...]], dict[str, Decimal]] = {}
+        found = []
+        for row in rows:
+            key = (row.period_start, tuple(sorted(row.positions.items())))
+            if key not in asked:
+                asked[key] = totals(row.positions, row.period, tenant)
+            mapping = next(mapping for mapping in types[row.period_start] if mapping.meter == row.meter)
+            held = sum((asked[key].get(usage_type, Decimal(0)) for usage_type in mapping.usage_types), Decimal(0))
+            if held != row.exact_total:
+                found.append(
+                    f"{row.meter} from {row.period_start}: clickhouse {held:f}, counters {row.exact_total:f},"
+                    f" difference {held - row.exact_total:f}"
+                )
+        return "; ".join(found) or None
+
+    def _send(self, connection: Connection[Any], row: Row, tally: Tally) -> None:
+        now = self._now()
+        step = before_send(row.state, row.first_sent_at, row.event_time, now)
+        if step.state != "sending":
+            if ledger.settle(connection, row, row.state, step, now):
+                tally.add(step.state)
+            connection.commit()
+            return
+        self._reached("before_sending")
+        begun_s = _awake_s()
+        if not ledger.begin_send(connection, row, now, self._lease_s):
+            connection.rollback()
+            logger.warning("lease lost before the call; another sender has the row", extra={"ledger_id": row.id})
+            return
+        connection.commit()
+        if _awake_s() - begun_s > LEASE_MARGIN_S:
+            # stopped for a while between commit and call: the lease may not outlast the call any more
+            logger.warning("lease too old for a call; left to the next sender", extra={"ledger_id": row.id})
+            return
+        outcome = self._gateway.send(row.event)
+        self._reached("posted")
+        self._settle(connection, row, outcome, now, tally)
+
+    def _settle(self, connection: Connection[Any], row: Row, outcome: Outcome, sent_at: datetime, tally: Tally) -> None:
+        now = self._now()
+        step = after_send(outcome, row.attempts + 1, row.first_sent_at or sent_at, now, random.random())  # noqa: S311 - a wait
+        self._reached("before_accepted")
+        moved = ledger.settle(connection, replace(row, attempts=row.attempts + 1), "sending", step, now)
+        connection.commit()
+        if moved:
+            tally.add(step.state)
+        else:
+            logger.warning("lease lost during the call; the next sender finds out", extra={"ledger_id": row.id})
+        if isinstance(outcome, Refused):
+            logger.error("Stripe refused an export", extra={"ledger_id": row.id, "reason": outcome.reason})
+        if isinstance(outcome, Halted):
+            with tally.lock:
+                tally.halted = outcome.reason
