@@ -19,6 +19,8 @@ _CHUNK: Final = 1_000
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 2.0
 _PROBE_S: Final = 1.0
+_PASSES: Final = 3
+_HOLD_MOST_S: Final = 1.0
 _TICK_S: Final = 0.02
 
 
@@ -30,11 +32,20 @@ class Drainer:
     """
 
     def __init__(
-        self, spool: Spool, link: Link, all_drained: Callable[[], bool], *, delivery_timeout_s: float, wake_now: bool
+        self,
+        spool: Spool,
+        link: Link,
+        hold: Callable[[bool], None],
+        all_drained: Callable[[], bool],
+        *,
+        delivery_timeout_s: float,
+        wake_now: bool,
     ) -> None:
-        """`all_drained` is called when nothing was found; it says whether that still holds."""
+        """`hold(True)` lets new events wait until `hold(False)`; `all_drained` says whether nothing waits on disk any more,
+        and if so sends what comes next to the log directly."""
         self._spool = spool
         self._link = link
+        self._hold = hold
         self._all_drained = all_drained
         self._answer_within_s = delivery_timeout_s + 2.0
         self._acked_of: tuple[Path, int] | None = None
@@ -71,20 +82,43 @@ class Drainer:
                 self._stop.wait(delay_s)
 
     def _drain(self) -> tuple[bool, bool]:
-        """(whether anything reached the log, whether nothing is left)."""
+        """(whether anything reached the log, whether nothing is left).
+
+        A busy service spools on while we drain, so there would always be something left. Each pass leaves less; the
+        last one holds new events back for the moment that it takes, and they follow directly.
+        """
         if self._link.unreachable(_PROBE_S) is not None:
             return False, False
-        self._spool.rotate()
-        progress = False
         with self._spool.draining() as ours:
-            while ours and not self._stop.is_set():
-                segment = self._spool.oldest()
-                if segment is None:
-                    break
-                if not self._send(segment):
-                    return progress, False
-                progress = True
-        return progress, not self._stop.is_set() and self._all_drained()
+            if not ours:
+                self._spool.rotate()  # for whoever drains
+                return False, self._all_drained()
+            for _ in range(_PASSES):
+                if not self._send_what_is_there():
+                    return False, False
+            self._hold(True)
+            try:
+                deadline = time.monotonic() + _HOLD_MOST_S
+                # More than once, for an event that had just been told to wait on disk.
+                while time.monotonic() < deadline:
+                    if not self._send_what_is_there():
+                        return True, False
+                    if self._all_drained():
+                        return True, True
+            finally:
+                self._hold(False)
+        return True, False
+
+    def _send_what_is_there(self) -> bool:
+        """Everything that lies on disk now, oldest first; False when the log did not take it, or we are to stop."""
+        self._spool.rotate()
+        while not self._stop.is_set():
+            segment = self._spool.oldest()
+            if segment is None:
+                return True
+            if not self._send(segment):
+                return False
+        return False
 
     def _send(self, segment: Path) -> bool:
         """All of a segment to the log; whether every record was acknowledged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -29,6 +30,8 @@ TRACEPARENT_HEADER: Final = "traceparent"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _POLL_S: Final = 0.05
+_TICK_S: Final = 0.01
+_TAKE_BACK_S: Final = 1.0
 _MARGIN_S: Final = 2.0
 
 
@@ -39,9 +42,12 @@ def _utc_now() -> datetime:
 class _Pending:
     """An event between `emit` and its answer."""
 
-    __slots__ = ("draft", "emitted_ms", "encoded", "future", "headers")
+    __slots__ = ("draft", "emitted_ms", "encoded", "future", "headers", "number")
 
-    def __init__(self, draft: EventDraft, encoded: EncodedEvent, headers: list[tuple[str, bytes]], emitted_ms: int) -> None:
+    def __init__(
+        self, number: int, draft: EventDraft, encoded: EncodedEvent, headers: list[tuple[str, bytes]], emitted_ms: int
+    ) -> None:
+        self.number = number
         self.draft = draft
         self.encoded = encoded
         self.headers = headers
@@ -93,7 +99,9 @@ class Producer:
         self._fill_occurred_at = fill_occurred_at
         self._clock = clock
         self._state = threading.Condition()
+        self._numbers = itertools.count()
         self._outstanding = 0
+        self._with_client = 0  # of these, handed to the client and not yet answered by it
         self._closed = False
         self._failed: list[tuple[_Pending, Unsent]] = []  # the polling thread's own
         self._stop = threading.Event()
@@ -105,10 +113,16 @@ class Producer:
         self._spooling = self._spool is not None and self._spool.pending()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="meterline-poll", daemon=True)
         self._poller.start()
+        self._held = False  # guarded by _state
         self._drainer: Drainer | None = None
         if self._spool is not None:
             self._drainer = Drainer(
-                self._spool, self._link, self._all_drained, delivery_timeout_s=delivery_timeout_s, wake_now=self._spooling
+                self._spool,
+                self._link,
+                self._hold,
+                self._all_drained,
+                delivery_timeout_s=delivery_timeout_s,
+                wake_now=self._spooling,
             )
 
     def emit(self, draft: EventDraft, *, traceparent: str | None = None) -> Future[Receipt]:
@@ -223,11 +237,19 @@ class Producer:
         headers = [(SCHEMA_VERSION_HEADER, b"%d" % SCHEMA_VERSION)]
         if traceparent is not None:
             headers.append((TRACEPARENT_HEADER, traceparent.encode()))
-        return _Pending(draft, encode_event(draft, now_ms), headers, now_ms)
+        return _Pending(next(self._numbers), draft, encode_event(draft, now_ms), headers, now_ms)
 
     def _must_spool(self) -> bool:
+        """Whether the event goes to disk. While the drainer brings the last of it to the log, waits for the answer."""
         with self._state:
+            if self._held:
+                self._state.wait_for(lambda: not self._held, timeout=self.delivery_timeout_s)
             return self._spooling
+
+    def _hold(self, held: bool) -> None:
+        with self._state:
+            self._held = held
+            self._state.notify_all()
 
     def _send(self, pending: _Pending) -> None:
         """Hands it to the client. While the queue is full it waits: for room, or for Kafka to be found away."""
@@ -235,6 +257,8 @@ class Producer:
         with self._state:
             self._outstanding += 1
         while True:
+            with self._state:
+                self._with_client += 1
             if self._link.send(
                 pending.encoded.event.key,
                 pending.encoded.value,
@@ -243,6 +267,7 @@ class Producer:
             ):
                 return
             with self._state:
+                self._with_client -= 1
                 self._state.wait(timeout=min(_POLL_S, max(0.0, deadline - time.monotonic())))
                 spooling = self._spooling
             if spooling:
@@ -254,6 +279,8 @@ class Producer:
 
     def _answered(self, pending: _Pending, answer: Position | Unsent) -> None:
         """In the polling thread, for each event, once."""
+        with self._state:
+            self._with_client -= 1
         if isinstance(answer, Position):
             pending.future.set_result(Receipt("acked", pending.encoded.event.key, answer))
             self._outstanding_less(1)
@@ -278,9 +305,26 @@ class Producer:
             began, self._spooling = not self._spooling, True
         if began:
             log.warning("kafka is away: events wait on disk", extra={"topic": self.topic, "error": failed[0][1].detail})
-            # What is queued behind would wait its own timeout out, and reach the log before what waits on disk.
-            self._link.give_up_all()
-        self._settle_spooled([pending for pending, _ in failed])
+            self._hold(True)
+            try:
+                failed += self._take_back()
+                self._settle_spooled([pending for pending, _ in sorted(failed, key=lambda item: item[0].number)])
+            finally:
+                self._hold(False)
+        else:
+            self._settle_spooled([pending for pending, _ in failed])
+
+    def _take_back(self) -> list[tuple[_Pending, Unsent]]:
+        """What the client still holds, so that it goes to disk before anything newer, in the order of emitting."""
+        self._link.give_up_all()
+        deadline = time.monotonic() + _TAKE_BACK_S
+        while time.monotonic() < deadline:
+            with self._state:
+                if self._with_client == 0:
+                    break
+            self._link.poll(_TICK_S)
+        taken, self._failed = self._failed, []
+        return taken
 
     def _to_spool(self, pendings: list[_Pending]) -> None:
         with self._state:
