@@ -104,16 +104,17 @@ class Postgres:
         """The same, step by step."""
         user = _whom()
         self.home.mkdir(parents=True, exist_ok=True)
-        place, binaries = self._place(user)
-        data = place / "data"
-        if not (self.home / "initialised").exists():
-            yield from self._initialising(user, place, binaries, data)
-        elif not (data / "PG_VERSION").exists():
+        initialised = (self.home / "initialised").exists()
+        if initialised and not data_folder(self.home).exists():
             raise EmbeddedError(
-                f"the data of Postgres was kept in {place} and has gone (temporary folders are cleaned now and then). "
+                f"the data of Postgres was kept in {data_folder(self.home)} and has gone (temporary folders are cleaned). "
                 f"Remedy: remove {self.home.parent} to begin anew; to keep data safe, use a folder that the user "
                 "`nobody` can reach, or do not run as root."
             )
+        place, binaries = self._place(user)
+        data = place / "data"
+        if not initialised:
+            yield from self._initialising(user, place, binaries, data)
         settings = SETTINGS | {"port": str(self.port), "fsync": "on" if self._durable else "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         deadline = time.monotonic() + FORMER_GONE_WITHIN_S
@@ -334,7 +335,7 @@ def _drop_pid_file_of_a_stranger(data: Path) -> None:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ValueError, ProcessLookupError):
         return  # it has gone, and Postgres sees so itself
-    if os.fsencode(data) not in command and b"postgres" not in command:
+    if os.fsencode(data) not in command:
         pid_file.unlink(missing_ok=True)
 
 

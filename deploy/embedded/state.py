@@ -56,9 +56,9 @@ class State:
             self._values = json.loads(self._path.read_text("utf-8"))
         except FileNotFoundError:
             self._values = {}
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             self.release()
-            raise EmbeddedError(f"{self._path} is damaged: {error}. Remove {self.data_dir} to begin anew.") from error
+            raise EmbeddedError(f"{self._path} cannot be read: {error}. Remove {self.data_dir} to begin anew.") from error
 
     def release(self) -> None:
         """Gives the lock back."""
