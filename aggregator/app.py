@@ -195,7 +195,10 @@ def run(settings: Settings, stop: threading.Event) -> None:
     app = make_app(settings, epoch, counting().count)
     worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
     checks = {"faust": lambda: None if app.started else "not started yet"}
-    with serve_health(settings, checks), _beside([sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)], stop):
+    with (
+        serve_health(settings, checks),
+        _beside([sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)], stop),
+    ):
         try:
             worker.execute_from_commandline()
         except SystemExit as left:
