@@ -145,6 +145,13 @@ def test_a_python_that_is_too_old_is_passed_over(clone: Path, tools: Path) -> No
     assert "no Python of 3.11 or newer" in _run(clone, "setup", path=tools).stderr
 
 
+def test_a_python_that_was_named_and_does_not_do_is_not_replaced_by_another(clone: Path, tools: Path) -> None:
+    _make_python(tools)
+    ran = _run(clone, "setup", path=tools, METERLINE_PYTHON="/no such/python", METERLINE_SETUP_DISK_MB="999999999")
+    assert ran.returncode == 1
+    assert "METERLINE_PYTHON is /no such/python" in ran.stderr
+
+
 def test_without_disk_the_remedy_is_named(clone: Path, tools: Path) -> None:
     _make_python(tools)
     ran = _run(clone, "setup", path=tools, METERLINE_SETUP_DISK_MB="999999999")
