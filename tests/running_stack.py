@@ -24,8 +24,9 @@ from urllib.parse import quote, unquote, urlsplit
 import psycopg
 import pytest
 
+from deploy.embedded.errors import StackRunsElsewhereError
 from deploy.embedded.processes import Child, spawn
-from deploy.embedded.stack import SERVERS, StackAddresses
+from deploy.embedded.stack import SERVERS, EmbeddedStack, StackAddresses
 from deploy.embedded.state import birth
 from runtime.settings import Settings, load_settings
 
@@ -56,6 +57,7 @@ class RunningStack:
 
     def __init__(self) -> None:
         RUNS.mkdir(parents=True, exist_ok=True)
+        _remove_former_runs()
         self._folder = RUNS / f"run-{os.getpid()}-{secrets.token_hex(3)}"
         self._folder.mkdir()
         servers = [name for name in SERVERS if not (name == "kafka" and os.environ.get("METERLINE_KAFKA_URL"))]
@@ -81,6 +83,18 @@ class RunningStack:
                 shutil.copyfile(path, logs / "-".join(path.relative_to(self._folder).parts))
         self._child.stop(STOPPED_WITHIN_S)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _remove_former_runs() -> None:
+    """Of processes that were killed: their servers have ended with them, their folders have stayed."""
+    for folder in RUNS.glob("run-*-*"):
+        if birth(int(folder.name.split("-")[1])) is not None:
+            continue
+        try:
+            EmbeddedStack(folder / "stack", log=lambda line: None).forget()
+        except StackRunsElsewhereError:
+            continue  # it is ending just now; the next run will find it ended
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def may_be_needed(config: pytest.Config) -> bool:
