@@ -13,7 +13,10 @@ SELECT t.tenant_id IS NOT NULL                AS tenant_known,
        period.ends::text                      AS resets_on
   FROM unnest(%(tenants)s::text[], %(types)s::text[], %(features)s::text[])
        WITH ORDINALITY AS asked (tenant_id, usage_type, feature, place)
-  LEFT JOIN tenants t ON t.tenant_id = asked.tenant_id
+  LEFT JOIN LATERAL (
+       -- OFFSET 0 keeps the planner from hashing all tenants for a full batch.
+       SELECT tenant_id, plan_id, status, anchor_day FROM tenants WHERE tenants.tenant_id = asked.tenant_id OFFSET 0
+       ) t ON true
   LEFT JOIN usage_types u ON u.usage_type = asked.usage_type
   LEFT JOIN plan_features f ON f.plan_id = t.plan_id AND f.feature = coalesce(asked.feature, u.feature)
   LEFT JOIN plan_limits l ON l.plan_id = t.plan_id AND l.usage_type = asked.usage_type
