@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
 from metering.index import CommittedIndex, Hashes
 from meterline_schemas.delta import Delta, DeltaLine, Figures
-from meterline_schemas.event import Event, Invalid, decode
+from meterline_schemas.event import Claim as Content
+from meterline_schemas.event import Event, Invalid, claim_of, conflict_reason, decode
 from meterline_schemas.key import key_hash, murmur2, row_hash
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
-from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
+from meterline_schemas.types import Epoch, Kind, Micros, Offset, Partition, TenantId, UsageType
 
 _DAY_MS = 86_400_000
 _MASK64 = (1 << 64) - 1
@@ -96,7 +97,7 @@ class Reject:
 
     reading: Reading
     verdict: Literal["invalid", "conflict", "duplicate"]
-    reason: str
+    reason: Reason
     detail: str
     admitted: Claim | None
 
@@ -231,16 +232,22 @@ def decide(
             quantity, count = sums.get(line, (0, 0))
             sums[line] = quantity + event.quantity, count + 1
             continue
-        differing = _differences(event, holder)
-        if differing:
+        reason = conflict_reason(
+            Content(holder.tenant_id, holder.quantity, cast(Kind, holder.kind), holder.corrects), claim_of(event)
+        )
+        if reason is not None:
             conflicts += 1
-            rejects.append(Reject(reading, "conflict", "conflict", "differs in " + ", ".join(differing), holder))
+            rejects.append(Reject(reading, "conflict", reason, "differs in " + ", ".join(_differences(event, holder)), holder))
         else:
             duplicates += 1
             if reading.row_hash != holder.row_hash:
                 rejects.append(
                     Reject(
-                        reading, "duplicate", "differing_duplicate", "the same usage in other bytes; not counted again", holder
+                        reading,
+                        "duplicate",
+                        Reason.DIFFERING_DUPLICATE,
+                        "the same usage in other bytes; not counted again",
+                        holder,
                     )
                 )
 
