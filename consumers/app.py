@@ -22,9 +22,10 @@ from consumers.assignment import Assigning
 from consumers.deciding import Decider, RulesChanges, unfound
 from consumers.lane import Lane
 from consumers.ports import CLICKHOUSE_AWAY, ClickHouseRows, DeltaTopic, GroupOffsets
-from consumers.storing import Retriable, Storer
+from consumers.storing import Retriable, Storer, committed_at
 from metering.index import Hashes
 from metering.ranges import Claim, Record
+from meterline_schemas.event import SCHEMA_VERSION_HEADER
 from meterline_schemas.types import Epoch, Offset
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.crash import crash_point
@@ -40,6 +41,19 @@ T = TypeVar("T")
 _CONSUME_MAX = 10_000
 _IDLE_POLL_S = 0.1
 _WATCH_EVERY_S = 10.0
+
+_PASSED_OVER = frozenset(
+    {
+        KafkaError._BAD_MSG,
+        KafkaError._BAD_COMPRESSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError._NOT_IMPLEMENTED,
+        KafkaError._UNDERFLOW,
+        KafkaError.INVALID_MSG,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+    }
+)
+"""Behind these the client goes on with the next records. A missing offset is void to us, so an event would be lost."""
 
 
 @dataclass
@@ -105,17 +119,20 @@ class Consuming:
         finally:
             self.ready = False
             # On the way out by an exception nothing more is committed; P dies with the process.
-            if self._storer is not None:
-                self._storer.abandon(self._settings.clickhouse_timeout_s + 15)
-                self._storer = None
-            self._consumer.close()
+            ended = self._storer is None or self._storer.abandon(self._settings.stop_within_s / 5)
+            self._storer = self._decider = None
+            if ended:
+                self._consumer.close()
+            else:
+                # A call under way ends with the process. The client is not closed beneath it; the group will miss us.
+                logger.warning("left with a call of the storing thread under way")
             if self._postgres is not None:
                 self._postgres.close()
 
     def _finish(self) -> None:
         if self._storer is None:
             return
-        if not self._storer.finish(self._settings.stop_within_s):
+        if not self._storer.finish(self._settings.stop_within_s * 3 / 5):
             logger.warning("stopped with a cycle under way; it will be repeated by the next owner")
         self._storer.check()
 
@@ -136,7 +153,8 @@ class Consuming:
                 metrics.CYCLE_SECONDS.labels("decide").observe(time.monotonic() - began)
                 metrics.CYCLE_RECORDS.set(sum(len(decided.span.records) for decided in cycle.ranges))
                 crash_point("consumer.decided")
-                storer.submit(cycle)
+                if not storer.submit(cycle, self._stop):
+                    return
         if time.monotonic() >= self._watch_at:
             self._watch()
 
@@ -145,29 +163,35 @@ class Consuming:
 
         A lane that kept records from a cut range counts too, so that the bound holds for the cycle as a whole.
         """
-        waiting = sum(len(lane.records) for lane in self._lanes())
+        waiting, size = self._waiting()
         first = self._consumer.poll(0 if waiting else _IDLE_POLL_S)
-        size = self._take(first) if first is not None else 0
+        if first is not None:
+            self._take(first)
         deadline = time.monotonic() + self._settings.range_window_ms / 1000
         while waiting < self._settings.range_events_max and size < self._settings.range_bytes_max:
             room = min(_CONSUME_MAX, self._settings.range_events_max - waiting)
-            left_s = deadline - time.monotonic()
             messages = self._consumer.consume(room, 0)
             for message in messages:
-                size += self._take(message)
-            waiting = sum(len(lane.records) for lane in self._lanes())
+                self._take(message)
+            waiting, size = self._waiting()
+            left_s = deadline - time.monotonic()
             if not messages:
                 if left_s <= 0 or not waiting or self._stop.is_set():
                     return
                 late = self._consumer.poll(min(left_s, 0.01))
                 if late is not None:
-                    size += self._take(late)
+                    self._take(late)
+
+    def _waiting(self) -> tuple[int, int]:
+        """Records and bytes in the lanes."""
+        lanes = list(self._lanes())
+        return sum(len(lane.records) for lane in lanes), sum(lane.waiting_bytes for lane in lanes)
 
     def _lanes(self) -> Iterable[Lane]:
         return self._decider.lanes.values() if self._decider is not None else ()
 
-    def _take(self, message: Message) -> int:
-        """Puts a message into its lane; returns its bytes. Errors of the log that do not pass end the process."""
+    def _take(self, message: Message) -> None:
+        """Puts a message into its lane. Errors of the log that do not pass end the process."""
         error, partition, offset = message.error(), message.partition(), message.offset()
         lane = self._decider.lanes.get(partition) if self._decider is not None and partition is not None else None
         if error is not None:
@@ -176,17 +200,14 @@ class Consuming:
                     lane.reached_end(Offset(offset))
             else:
                 self._passing(error)
-            return 0
+            return
         if lane is None or offset is None:
-            return 0  # of a partition given back while the message was on its way
-        value, key = message.value(), message.key()
-        headers = tuple((str(header[0]), _bytes(header[1])) for header in message.headers() or ())
-        lane.take(Record(Offset(offset), value, key, headers, message.timestamp()[1]))
-        return len(value or b"") + len(key or b"")
+            return  # of a partition given back while the message was on its way
+        lane.take(Record(Offset(offset), message.value(), message.key(), headers_of(message), message.timestamp()[1]))
 
     def _passing(self, error: KafkaError) -> None:
         """Notes an error that the client outlives; raises MeterlineExit for one that it does not."""
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION):
             raise MeterlineExit(
                 Exit.LOG_TRUNCATED,
                 f"the log no longer holds the position to go on from ({error.str()}); see docs/operations.md, 'Log truncated'",
@@ -194,6 +215,12 @@ class Consuming:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC):
             raise MeterlineExit(
                 Exit.TOPIC_REPLACED, f"topic {self._epoch.topic} is gone ({error.str()}); see `meterline topics show`"
+            )
+        if error.code() in _PASSED_OVER:
+            raise MeterlineExit(
+                Exit.FAILED,
+                f"the Kafka client cannot read a record and would pass it over ({error.str()}); its offset would count as void. "
+                "Started again, it is read again: if that does not help, the log is damaged, see docs/operations.md",
             )
         if error.fatal():
             raise MeterlineExit(Exit.OWNERSHIP_LOST, f"the Kafka client cannot go on: {error.str()}")
@@ -239,6 +266,7 @@ class Consuming:
             self._offsets,
             self._settings.retry_give_up_s,
             time.monotonic,
+            {p: committed_at(lane.epoch, lane.next_offset, lane.rules_version, lane.figures) for p, lane in lanes.items()},
         )
         self._storer.start()
         consumer.assign([TopicPartition(self._epoch.topic, lane.partition, lane.next_offset) for lane in lanes.values()])
@@ -255,10 +283,14 @@ class Consuming:
         self._give_up_lanes()
 
     def _give_up_lanes(self) -> None:
-        self.ready = False
-        if self._storer is not None:
-            self._storer.abandon(self._settings.clickhouse_timeout_s + 15)
-        self._storer = self._decider = None
+        """Drops C and P. Raises what ended the storing thread, or MeterlineExit when it does not end."""
+        storer, self._storer, self._decider, self.ready = self._storer, None, None, False
+        if storer is None:
+            return
+        within_s = self._settings.clickhouse_timeout_s + 15
+        if not storer.abandon(within_s):
+            raise MeterlineExit(Exit.OWNERSHIP_LOST, f"the storing thread did not stop within {within_s:g} s of a rebalance")
+        storer.check()
 
     # -- reads ---------------------------------------------------------------------------------------------------
 
@@ -322,6 +354,19 @@ class Consuming:
     def checks(self) -> dict[str, Callable[[], str | None]]:
         """For /ready."""
         return {"partitions": lambda: None if self.ready else "no partitions are taken yet"}
+
+
+def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
+    """A record's headers, an absent value as an empty one.
+
+    A name that is not UTF-8 cannot be read by the client; such a record states no schema version that we could trust,
+    and is decided like one of a version that nobody knows.
+    """
+    try:
+        found = message.headers() or ()
+    except (SystemError, UnicodeDecodeError):
+        return ((SCHEMA_VERSION_HEADER, b"unreadable: a header's name is not UTF-8"),)
+    return tuple((str(header[0]), _bytes(header[1])) for header in found)
 
 
 def _bytes(raw: str | bytes | None) -> bytes:

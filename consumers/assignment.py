@@ -36,9 +36,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Start:
-    """The position to go on from, and the cumulative figures there."""
+    """The position to go on from, and the rules version and cumulative figures there."""
 
     offset: Offset
+    rules_version: int
     figures: Figures
 
 
@@ -51,12 +52,12 @@ def start_of(epoch: int, committed: tuple[int, str] | None, fence: Fence) -> Sta
         except ValueError:
             note = None
         if note is not None and (note.epoch, note.offset) == (epoch, offset):
-            return Start(note.offset, note.figures)
+            return Start(note.offset, note.rules_version, note.figures)
         logger.warning(
             "the committed offset has no matching metadata; starting from the fence",
             extra={"partition": fence.partition, "committed": offset, "fence": fence.next_offset},
         )
-    return Start(Offset(fence.next_offset), fence.figures)
+    return Start(Offset(fence.next_offset), fence.rules_version, fence.figures)
 
 
 @dataclass
@@ -110,7 +111,8 @@ class Assigning:
             "partition taken",
             extra={"partition": partition, "offset": start.offset, "keys": len(found.hashes), "epoch": self.epoch},
         )
-        return Lane(self.epoch, Partition(partition), start.offset, start.figures, CommittedIndex(found.hashes))
+        index = CommittedIndex(found.hashes)
+        return Lane(self.epoch, Partition(partition), start.offset, start.rules_version, start.figures, index)
 
     def _patiently(self, dependency: str, call: Callable[[], T], code: Exit = Exit.UNREACHABLE) -> T:
         began, backoff = self.clock(), Backoff()

@@ -16,17 +16,21 @@ from meterline_schemas.types import Epoch, Offset, Partition
 class Lane:
     """Touched by the deciding thread only.
 
-    `next_offset` and `figures` are at the end of the newest decided range; `committed_index` and `pending` are C and P.
+    `next_offset`, `rules_version` and `figures` are at the end of the newest decided range; `committed_index` and
+    `pending` are C and P.
     """
 
     epoch: Epoch
     partition: Partition
     next_offset: Offset
+    rules_version: int
     figures: Figures
     committed_index: CommittedIndex
     pending: Pending = field(default_factory=Pending)
     records: deque[Record] = field(default_factory=deque)
     eof: Offset | None = None
+    waiting_bytes: int = 0
+    """Of the records that wait, keys and headers included."""
 
     def take(self, record: Record) -> None:
         """A record from the log, in order."""
@@ -34,6 +38,7 @@ class Lane:
         if record.offset <= newest:
             raise ValueError(f"partition {self.partition}: offset {record.offset} after {newest}")
         self.records.append(record)
+        self.waiting_bytes += _bytes_of(record)
 
     def reached_end(self, offset: Offset) -> None:
         """The log ends at `offset` for now: what lies below it without a record is void."""
@@ -61,8 +66,13 @@ class Lane:
         if span.from_offset != self.next_offset:
             raise ValueError(f"a range from {span.from_offset} does not continue {self.next_offset}")
         while self.records and self.records[0].offset < span.to_offset:
-            self.records.popleft()
+            self.waiting_bytes -= _bytes_of(self.records.popleft())
         if self.eof is not None and self.eof <= span.to_offset:
             self.eof = None
-        self.next_offset, self.figures = span.to_offset, decided.figures
+        self.next_offset, self.rules_version, self.figures = span.to_offset, decided.rules_version, decided.figures
         self.pending.add(decided)
+
+
+def _bytes_of(record: Record) -> int:
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers

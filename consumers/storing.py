@@ -10,17 +10,18 @@ The order is the proof's. Cycle N+1 is not stored before N is committed. What ca
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
 from metering.ranges import Decided
-from meterline_schemas.delta import encode_commit
+from meterline_schemas.delta import Figures, encode_commit
 from runtime import metrics
 from runtime.crash import crash_point
 from runtime.exits import Exit, MeterlineExit
@@ -77,31 +78,52 @@ class Committed:
     metadata: str
 
 
-class Storer:
-    """Runs one thread from `start` to `stop`. `submit` blocks while two cycles wait."""
+def committed_at(epoch: int, offset: int, rules_version: int, figures: Figures) -> Committed:
+    """A position with the note that makes it trusted."""
+    return Committed(offset, encode_commit(epoch, offset, rules_version, figures))
 
-    def __init__(self, rows: RowStore, deltas: DeltaLog, offsets: Offsets, give_up_s: float, clock: Callable[[], float]) -> None:
+
+class Storer:
+    """Runs one thread from `start` to `finish` or `abandon`. `submit` blocks while two cycles wait.
+
+    `taken` are the positions at which the partitions were taken: the group's offset may not fall below them either.
+    """
+
+    def __init__(
+        self,
+        rows: RowStore,
+        deltas: DeltaLog,
+        offsets: Offsets,
+        give_up_s: float,
+        clock: Callable[[], float],
+        taken: Mapping[int, Committed],
+    ) -> None:
         self._rows, self._deltas, self._offsets = rows, deltas, offsets
         self._give_up_s, self._clock = give_up_s, clock
         self._cycles: queue.Queue[Cycle | None] = queue.Queue(CYCLES_WAITING_MAX)
         self._acks: queue.SimpleQueue[Cycle] = queue.SimpleQueue()
         self._abandoned = threading.Event()
-        self._last: dict[int, Committed] = {}
+        self._last: dict[int, Committed] = dict(taken)
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="storing", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, cycle: Cycle) -> None:
-        """Hands a cycle over; waits while the queue is full. Raises the thread's failure."""
+    def submit(self, cycle: Cycle, stop: threading.Event) -> bool:
+        """Hands a cycle over; waits while the queue is full. False when `stop` came first: the cycle was not taken.
+
+        Raises the thread's failure.
+        """
         while True:
             self.check()
             try:
                 self._cycles.put(cycle, timeout=0.2)
             except queue.Full:
+                if stop.is_set():
+                    return False
                 continue
-            return
+            return True
 
     def check(self) -> None:
         """Raises the failure that ended the thread, if one did."""
@@ -118,24 +140,30 @@ class Storer:
                 return done
 
     def finish(self, within_s: float) -> bool:
-        """Lets the waiting cycles through and ends the thread; False when that took longer than `within_s`."""
-        try:
-            self._cycles.put(None, timeout=within_s)
-        except queue.Full:
-            return False
-        self._thread.join(within_s)
+        """Lets the waiting cycles through and ends the thread; False when that would take longer than `within_s`."""
+        deadline = self._clock() + within_s
+        while self._thread.is_alive():
+            try:
+                self._cycles.put(None, timeout=min(0.2, within_s))
+            except queue.Full:
+                if self._clock() >= deadline:
+                    return False
+                continue
+            self._thread.join(max(0.0, deadline - self._clock()))
+            break
         return not self._thread.is_alive()
 
-    def abandon(self, within_s: float) -> None:
+    def abandon(self, within_s: float) -> bool:
         """Ends the thread without another commit: the step under way ends, nothing follows it.
 
-        Raises MeterlineExit when the thread does not end in time: going on beside it would break the chain.
+        False when that step did not end in time. It may still end later; whoever goes on beside it breaks the chain.
         """
         self._abandoned.set()
+        with contextlib.suppress(queue.Full):
+            self._cycles.put_nowait(None)  # an idle thread waits for a cycle; one with a full queue does not
         if self._thread.ident is not None:
             self._thread.join(within_s)
-        if self._thread.is_alive():
-            raise MeterlineExit(Exit.OWNERSHIP_LOST, f"the storing thread did not stop within {within_s} s of a rebalance")
+        return not self._thread.is_alive()
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -222,8 +250,7 @@ class _Abandoned(Exception):
 
 
 def _note(decided: Decided) -> Committed:
-    span = decided.span
-    return Committed(span.to_offset, encode_commit(span.epoch, span.to_offset, decided.rules_version, decided.figures))
+    return committed_at(decided.span.epoch, decided.span.to_offset, decided.rules_version, decided.figures)
 
 
 def _count(cycle: Cycle) -> None:
