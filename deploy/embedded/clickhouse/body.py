@@ -118,11 +118,11 @@ async def receive_body(receive: Receive, encoding: str, spool: Path, bounds: Bod
             more = message.get("more_body", False)
             sent += len(data)
             if sent > bounds.sent_bytes:
-                raise Failure(305, f"The body is larger than the {bounds.sent_bytes} bytes allowed: send it in several inserts")
+                raise Failure(229, f"The body is larger than the {bounds.sent_bytes} bytes allowed: send it in several inserts")
             for piece in (data,) if decoder is None else decoder.feed(data):
                 body.write(piece)
                 if body.size > bounds.unpacked_bytes:
-                    raise Failure(305, f"The body unpacks to more than the {bounds.unpacked_bytes} bytes allowed")
+                    raise Failure(229, f"The body unpacks to more than the {bounds.unpacked_bytes} bytes allowed")
                 if decoder is not None and len(piece) == PIECE_BYTES:
                     await asyncio.sleep(0)  # a body that unpacks to a thousand times its size must not hold the loop
         if decoder is not None:

@@ -32,25 +32,25 @@ class Decoder:
     def __init__(self, encoding: str) -> None:
         """Raises Failure (415) for an encoding that is not known."""
         if encoding not in _PREFERRED:
-            raise Failure(48, f"Unknown Content-Encoding {encoding[:32]!r}, want one of {', '.join(_PREFERRED)}", status=415)
+            raise Failure(779, f"Unknown Content-Encoding {encoding[:32]!r}, want one of {', '.join(_PREFERRED)}")
         self._encoding = encoding
         self._frame: Any = None
         self._started = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` unpacks to, in pieces of at most PIECE_BYTES. Raises Failure (354) when it cannot be unpacked."""
+        """What `data` unpacks to, in pieces of at most PIECE_BYTES. Raises Failure (271) when it cannot be unpacked."""
         try:
             if self._encoding in ("gzip", "deflate"):
                 yield from self._inflate(data)
             else:
                 yield from self._frames(data)
         except (zlib.error, zstd.ZstdError, RuntimeError, EOFError) as error:
-            raise Failure(354, f"The body is not {self._encoding}: {error}") from None
+            raise Failure(271, f"The body is not {self._encoding}: {error}") from None
 
     def finish(self) -> None:
-        """Raise Failure (354) when the body ended inside a frame."""
+        """Raise Failure (271) when the body ended inside a frame."""
         if self._frame is not None:
-            raise Failure(354, f"The {self._encoding} body ends too early")
+            raise Failure(271, f"The {self._encoding} body ends too early")
 
     def _frames(self, data: bytes) -> Iterator[bytes]:
         while data or (self._frame is not None and not self._frame.needs_input):

@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.embedded.clickhouse.body import Body, rows_file
 from deploy.embedded.clickhouse.connections import Connection, open_connection
-from deploy.embedded.clickhouse.failures import Failure, from_engine
+from deploy.embedded.clickhouse.failures import SYNTAX_ERROR, Failure, from_engine
 from deploy.embedded.clickhouse.forms import External
 from deploy.embedded.clickhouse.guard import forbidden_functions
 from deploy.embedded.clickhouse.sessions import Session
@@ -126,8 +126,9 @@ class Engine:
         """Run a statement that has a result, its bytes going to the descriptor `sink`, which is closed at the end."""
         try:
             with self._prepared(job) as connection:
-                result = connection.query(job.statement.into(f"/dev/fd/{sink}", job.default_format), "TabSeparated")
-                summary = _summary(result)
+                text = job.statement.into(f"/dev/fd/{sink}", job.default_format)
+                summary = _summary(connection.query(text, "TabSeparated"))
+                self._must_parse(text, summary)
                 if summary.result_rows == 0 and job.format == "Native":
                     # The engine says nothing at all for an empty result, where a server names the columns.
                     os.write(sink, self._columns(connection, job.statement))
@@ -142,9 +143,11 @@ class Engine:
         try:
             with self._prepared(job) as connection:
                 result = connection.query(job.statement.text, job.default_format)
+                summary = _summary(result)
+                self._must_parse(job.statement.text, summary)
                 if job.session is not None:
                     self._remember(job.session, job.statement)
-                return result.bytes(), _summary(result)
+                return result.bytes(), summary
         except _ENGINE_ERRORS as error:
             raise from_engine(error) from None
 
@@ -156,7 +159,10 @@ class Engine:
         """
         try:
             with self._prepared(job) as connection, body.as_file(first, body_from) as descriptor:
-                return _summary(connection.query(job.statement.from_file(f"/dev/fd/{descriptor}")))
+                text = job.statement.from_file(f"/dev/fd/{descriptor}")
+                summary = _summary(connection.query(text))
+                self._must_parse(text, summary)
+                return summary
         except _ENGINE_ERRORS as error:
             raise from_engine(error) from None
 
@@ -172,6 +178,11 @@ class Engine:
 
     def close(self) -> None:
         self._root.close()
+
+    def _must_parse(self, text: bytes, summary: Summary) -> None:
+        """The engine passes over some texts that it cannot read, such as an open quote, without a word. Raises Failure."""
+        if not summary.result_rows and not summary.written_rows and self.query_class(text) == "UNKNOWN":
+            raise Failure(SYNTAX_ERROR, "Syntax error: the text is not a statement, or a quote or comment in it is not closed")
 
     def _rows(self, text: str) -> list[list[str]]:
         raw: bytes = self._root.query(text, "JSONCompactEachRow").bytes()

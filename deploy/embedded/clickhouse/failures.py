@@ -24,9 +24,9 @@ NAMES = {
     209: "SOCKET_TIMEOUT",
     210: "NETWORK_ERROR",
     216: "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
+    229: "QUERY_IS_TOO_LARGE",
     241: "MEMORY_LIMIT_EXCEEDED",
-    305: "QUERY_IS_TOO_LARGE",
-    354: "CANNOT_DECOMPRESS",
+    271: "CANNOT_DECOMPRESS",
     358: "INTO_OUTFILE_NOT_ALLOWED",
     372: "SESSION_NOT_FOUND",
     373: "SESSION_IS_LOCKED",
@@ -35,11 +35,12 @@ NAMES = {
     446: "FUNCTION_NOT_ALLOWED",
     452: "SETTING_CONSTRAINT_VIOLATION",
     516: "AUTHENTICATION_FAILED",
+    779: "UNSUPPORTED_MEDIA_TYPE",
     1001: "STD_EXCEPTION",
 }
 
-_BAD_REQUEST = {6, 8, 10, 15, 16, 25, 26, 27, 36, 38, 41, 44, 53, 62, 72, 117, 167, 168, 223, 321, 376, 427, 441, 675, 676}
-_NOT_FOUND = {46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 336, 511}
+_BAD_REQUEST = {6, 8, 15, 25, 26, 27, 36, 37, 38, 41, 44, 53, 62, 72, 117, 123, 167, 168, 223, 321, 376, 427, 441, 675, 676}
+_NOT_FOUND = {46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 152, 336, 511}
 _STATUS = {
     48: 501,
     76: 503,
@@ -48,13 +49,13 @@ _STATUS = {
     193: 403,
     194: 401,
     209: 503,
-    305: 413,
-    354: 400,
+    229: 413,
     381: 411,
     439: 503,
     497: 403,
     512: 403,
     516: 403,
+    779: 415,
 }
 
 
@@ -70,10 +71,10 @@ def http_status(code: int) -> int:
 class Failure(Exception):
     """A refusal with ClickHouse's code; `text` is the body that a server would send, without its version."""
 
-    def __init__(self, code: int, message: str, *, status: int | None = None) -> None:
+    def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.status = http_status(code) if status is None else status
+        self.status = http_status(code)
         name = NAMES.get(code)
         self.text = f"Code: {code}. DB::Exception: {message}" + (f" ({name})" if name else "")
 

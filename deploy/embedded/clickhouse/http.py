@@ -137,7 +137,7 @@ class Gateway:
             text_in_body = method == "POST"
             if is_form(headers.get("content-type", "")):
                 if body.size > FORM_BYTES_MAX:
-                    raise Failure(305, f"a form may hold {FORM_BYTES_MAX} bytes")
+                    raise Failure(229, f"a form may hold {FORM_BYTES_MAX} bytes")
                 fields, files = read_form(headers["content-type"], body.head(FORM_BYTES_MAX))
                 given = {**given, **fields}
                 externals = external_tables(files, given)
@@ -210,7 +210,7 @@ class Gateway:
         statement = job.statement
         if statement.kind == "read":
             answer.format(job.format)
-            async with self._lanes.read():
+            async with self._lanes.read(readonly=job.readonly):
                 await self._read(job, asked.wait_end_of_query, receive, answer)
             return
         if statement.data_at is not None:
@@ -228,7 +228,11 @@ class Gateway:
                 ),
             )
         answer.format(job.format)
-        lane = self._lanes.read() if statement.verb in ("EXPLAIN", "SET", "USE", "KILL", "CHECK") else self._lanes.write()
+        lane = (
+            self._lanes.read(readonly=job.readonly)
+            if statement.verb in ("EXPLAIN", "SET", "USE", "KILL", "CHECK")
+            else self._lanes.write()
+        )
         async with lane, self._started("statement", job, self._engine.run, job) as ran:
             result, summary = await ran
         await self._done(answer, result, summary)
@@ -252,6 +256,7 @@ class Gateway:
             await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _stream(self, job: Job, wait_for_end: bool, answer: Answer) -> None:
+        self._refuse_twin(job.query_id)
         pipe = ResultPipe()
         async with self._started("read", job, self._engine.read, job, pipe.write_end, first=pipe.close) as done:
             with Body(self._spool, self._bounds.body.memory_bytes) as held:
@@ -301,11 +306,8 @@ class Gateway:
         self, kind: str, job: Job, function: Callable[..., T], *args: Any, first: Callable[[], None] | None = None
     ) -> AsyncIterator[asyncio.Future[T]]:
         """Run `function` in a thread. Leaving before its end calls `first`, kills the statement, and waits until it has ended."""
+        self._refuse_twin(job.query_id)
         key = f"{kind}:{job.query_id}"
-        if any(running.partition(":")[2] == job.query_id for running in self._running):
-            if first is not None:
-                first()
-            raise Failure(216, f"Query with id = {job.query_id} is already running.")
         future = asyncio.ensure_future(self._in_thread(self._threads, function, *args))
         self._running[key] = future
         try:
@@ -318,6 +320,10 @@ class Gateway:
                     await asyncio.shield(self._ended(future, job.query_id))
             finally:
                 del self._running[key]
+
+    def _refuse_twin(self, query_id: str) -> None:
+        if any(running.partition(":")[2] == query_id for running in self._running):
+            raise Failure(216, f"Query with id = {query_id} is already running.")
 
     async def _ended(self, future: asyncio.Future[T], query_id: str) -> None:
         for _ in range(_KILL_TRIES):
@@ -358,11 +364,12 @@ class _Unread:
 
 
 def _query_string(raw: bytes) -> dict[str, str]:
+    """The parameters. Bytes that are not UTF-8 stay themselves, for a query may hold any."""
+    text = raw.decode(errors="surrogateescape")
     try:
-        pairs = parse_qsl(raw, keep_blank_values=True, max_num_fields=parsing.PARAMETERS_MAX)
+        return dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=parsing.PARAMETERS_MAX))
     except ValueError:
         raise Failure(36, f"more than {parsing.PARAMETERS_MAX} parameters in the query string") from None
-    return {name.decode(errors="surrogateescape"): value.decode(errors="surrogateescape") for name, value in pairs}
 
 
 def _text(asked: parsing.Parameters, body: Body, text_in_body: bool) -> tuple[bytes, int]:

@@ -22,13 +22,17 @@ class LaneBounds:
     writes: int = 4
     quick_reads: int = 8
     long_reads: int = 24
+    readonly_quick_reads: int = 4
+    readonly_long_reads: int = 8
     waiting: int = 128
     wait_s: float = 10.0
     quick_s: float = 1.0
 
     @property
     def running(self) -> int:
-        return self.inserts + self.writes + self.quick_reads + self.long_reads
+        """The most statements that can run at once."""
+        readonly = self.readonly_quick_reads + self.readonly_long_reads
+        return self.inserts + self.writes + self.quick_reads + self.long_reads + readonly
 
 
 class Lane:
@@ -90,8 +94,17 @@ class Lanes:
         self._bounds = bounds
         self._inserts = Lane("inserts", bounds.inserts, bounds.waiting, bounds.wait_s * 6)
         self._writes = Lane("other writes", bounds.writes, bounds.waiting, bounds.wait_s * 6)
-        self._quick = Lane("reads", bounds.quick_reads, bounds.waiting, bounds.wait_s)
-        self._long = Lane("long reads", bounds.long_reads, 0, 0)
+        # Analysts have reads of their own, so that they cannot take the places of the pipeline's.
+        self._reads = {
+            False: (
+                Lane("reads", bounds.quick_reads, bounds.waiting, bounds.wait_s),
+                Lane("long reads", bounds.long_reads, 0, 0),
+            ),
+            True: (
+                Lane("read-only reads", bounds.readonly_quick_reads, bounds.waiting, bounds.wait_s),
+                Lane("long read-only reads", bounds.readonly_long_reads, 0, 0),
+            ),
+        }
 
     @asynccontextmanager
     async def insert(self) -> AsyncIterator[None]:
@@ -110,17 +123,18 @@ class Lanes:
             self._writes.give_back()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[None]:
+    async def read(self, *, readonly: bool) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        await self._quick.take()
-        held = self._quick
+        quick, long = self._reads[readonly]
+        await quick.take()
+        held = quick
         timer: asyncio.TimerHandle
 
         def move() -> None:
             nonlocal held, timer
-            if self._long.try_take():
-                self._quick.give_back()
-                held = self._long
+            if long.try_take():
+                quick.give_back()
+                held = long
             else:
                 timer = loop.call_later(self._bounds.quick_s, move)
 

@@ -54,11 +54,11 @@ class Sessions:
         session = self._sessions.get(key)
         if session is None:
             if check:
-                raise Failure(372, f"Session {session_id[:64]} not found", status=404)
+                raise Failure(372, f"Session {session_id[:64]} not found")
             self._make_room()
             session = self._sessions[key] = Session(None if readonly else self._connect())
         if session.busy:
-            raise Failure(373, f"Session {session_id[:64]} is locked by a concurrent client", status=423)
+            raise Failure(373, f"Session {session_id[:64]} is locked by a concurrent client")
         session.busy = True
         try:
             yield session

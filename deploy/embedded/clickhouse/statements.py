@@ -129,6 +129,7 @@ def _insert(text: bytes, first: Token, stream: Iterator[Token], text_bytes_max: 
     seen = [first]
     depth = 0
     named = False  # whether the table's name is behind us, so that a table called "values" is not a keyword
+    name_part: Token | None = None
     selects = False
     settings_at: int | None = None
     for token in stream:
@@ -149,8 +150,10 @@ def _insert(text: bytes, first: Token, stream: Iterator[Token], text_bytes_max: 
         if not named:
             keyword = token.is_word(b"INTO", b"TABLE", b"FUNCTION") and previous.text != b"."
             named = not keyword and token.kind in ("word", "quoted")
+            name_part = token
             continue
         if previous.text == b".":
+            name_part = token
             continue
         if token.is_word(b"INFILE") and previous.is_word(b"FROM"):
             raise Failure(
@@ -161,7 +164,12 @@ def _insert(text: bytes, first: Token, stream: Iterator[Token], text_bytes_max: 
         if token.is_word(b"VALUES") and not selects:
             head = text[: token.start]
             return Statement("insert", "INSERT", head, "Values", tuple(seen), data_at=token.end, settings_at=settings_at)
-        if previous.is_word(b"FORMAT") and token.kind == "word" and (not selects or _calls_input(seen)):
+        if (
+            previous.is_word(b"FORMAT")
+            and previous is not name_part
+            and token.kind == "word"
+            and (not selects or _calls_input(seen))
+        ):
             return Statement(
                 "insert_select" if selects else "insert",
                 "INSERT",
