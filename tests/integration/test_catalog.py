@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -194,13 +195,23 @@ def test_a_change_made_by_somebody_else_meanwhile_is_not_overwritten(connection:
     assert catalog.load_catalog(connection).plans["p"].limits["U"].limit == 99
 
 
-def test_several_that_apply_the_same_file_at_once_make_one_version(connection: psycopg.Connection[Any], schema: Settings) -> None:
-    def one(_: int) -> int | None:
+def test_a_second_apply_waits_for_the_first_and_then_finds_nothing_to_do(
+    connection: psycopg.Connection[Any], schema: Settings
+) -> None:
+    def second() -> int | None:
         with postgres.connect(schema) as own:
-            return catalog.apply(own, small(), by="tester")
+            return catalog.apply(own, small(), by="second")
 
-    with ThreadPoolExecutor(4) as threads:
-        assert sorted(threads.map(one, range(4)), key=str) == [1, None, None, None]
+    with postgres.connect(schema) as first, ThreadPoolExecutor(1) as threads:
+        assert catalog.diff(first, small())  # opens the transaction that apply is a part of
+        assert catalog.apply(first, small(), by="first") == 1
+        answer = threads.submit(second)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 10
+        while connection.execute(waiting).fetchone() == (0,):
+            assert time.monotonic() < deadline, "the second one did not wait"
+        first.commit()
+        assert answer.result(timeout=10) is None
     assert catalog.load_catalog(connection) == small()
 
 
