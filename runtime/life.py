@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +26,24 @@ class Stop(threading.Event):
     def install(cls) -> Stop:
         """A Stop wired to the signals; call it from the main thread. A second signal ends the process at once."""
         stop = cls()
+        # A handler runs within the main thread, which may be holding the event's lock (it waits for it, say): setting
+        # the event there would never return. A SimpleQueue may be put to from anywhere.
+        told: queue.SimpleQueue[int] = queue.SimpleQueue()
+        signals = 0
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if stop.is_set():
+            nonlocal signals
+            signals += 1
+            if signals > 1:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
+            told.put(number)
+
+        def pass_on() -> None:
+            told.get()
             stop.set()
+
+        threading.Thread(target=pass_on, name="signals", daemon=True).start()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
