@@ -16,13 +16,12 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from runtime import metrics
+from runtime.locks import AdvisoryLock
 
 logger = logging.getLogger(__name__)
 
 SAMPLES_MAX = 100_000
 _TRIM_EVERY = 1_000
-_SAMPLER_LOCK = 0x6D65_7465_7203
-"""Advisory lock: of several aggregators one samples."""
 
 
 def store_sample(connection: psycopg.Connection[Any], epoch: int, seen: datetime, ends: list[int]) -> None:
@@ -93,7 +92,11 @@ class Sampler:
         connection.autocommit = True
         samples = 0
         while not self._stop.wait(self._every_s):
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_SAMPLER_LOCK,)).fetchone() if samples == 0 else (True,)
+            row = (
+                connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.SAMPLER,)).fetchone()
+                if samples == 0
+                else (True,)
+            )
             if row is None or not row[0]:
                 return
             seen = datetime.now(UTC)

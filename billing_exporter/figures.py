@@ -14,9 +14,7 @@ from psycopg.rows import class_row
 from billing_exporter.gateway import Account
 from metering.export_states import Latest
 from metering.periods import Period
-
-FREEZE_LOCK = 0x6D65_7465_7203
-"""Advisory lock: two planners must not freeze one usage type into two meters."""
+from runtime.locks import AdvisoryLock
 
 IN_FLIGHT = ("planned", "sending", "retry_wait", "ambiguous")
 
@@ -122,7 +120,7 @@ def mappings(connection: Connection[Any], account: Account | None, starts: Itera
 
 def freeze_mappings(connection: Connection[Any], account: Account, starts: Iterable[date]) -> None:
     """Fixes the mappings of these periods for good, as far as they are not. Holds an advisory lock until the commit."""
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (FREEZE_LOCK,))
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (AdvisoryLock.FREEZE_MAPPINGS,))
     for start, of_start in mappings(connection, account, starts).items():
         for mapping in of_start:
             if not mapping.frozen:

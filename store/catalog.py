@@ -20,13 +20,12 @@ from typing import Any, Literal
 from psycopg import Connection
 
 from runtime.exits import Exit, MeterlineExit
+from runtime.locks import AdvisoryLock
 from store.audit import Entry, record
 from store.catalog_model import Catalog
 
-__all__ = ["Catalog", "Change", "load_catalog", "diff", "apply", "current_version", "SECTIONS", "APPLY_LOCK"]
+__all__ = ["Catalog", "Change", "load_catalog", "diff", "apply", "current_version", "SECTIONS"]
 
-APPLY_LOCK = 0x6D65_7465_7204
-"""Advisory lock: one change of the catalog at a time."""
 
 SECTIONS = ("features", "meters", "usage_types", "plans", "tenants")
 _NOUN = {"features": "feature", "meters": "meter", "usage_types": "usage type", "plans": "plan", "tenants": "tenant"}
@@ -124,7 +123,7 @@ def apply(
     if dangling:
         raise MeterlineExit(Exit.FAILED, "; ".join(f"{'.'.join(path)}: {message}" for path, message in dangling))
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (APPLY_LOCK,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (AdvisoryLock.CATALOG,))
         changes = diff(connection, catalog)
         if expected is not None and changes != expected:
             raise MeterlineExit(Exit.FAILED, "the catalog was changed by somebody else since this diff was made; run it again")

@@ -10,15 +10,13 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from runtime.exits import Exit, MeterlineExit
+from runtime.locks import AdvisoryLock
 from store.topic_state import TopicState
 
-RULES_LOCK = 0x6D65_7465_7202
-"""Advisory lock: a consumer reads rules_from under the shared one, `rules activate` writes it under the exclusive one."""
-
-SHARE_RULES = f"SELECT pg_advisory_xact_lock_shared({RULES_LOCK})"
+SHARE_RULES = f"SELECT pg_advisory_xact_lock_shared({AdvisoryLock.RULES.value})"
 """Run it after the range was fetched, then `rules_at`, in one transaction; deciding comes after."""
 
-ACTIVATE_RULES = f"SELECT pg_advisory_xact_lock({RULES_LOCK})"
+ACTIVATE_RULES = f"SELECT pg_advisory_xact_lock({AdvisoryLock.RULES.value})"
 
 NEEDED_CONFIG = {
     "message.timestamp.type": "LogAppendTime",

@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError
 
 from runtime import clickhouse, postgres
 from runtime.exits import Exit, MeterlineExit
+from runtime.locks import AdvisoryLock
 from runtime.settings import Settings
 from store.remedies import clickhouse_away, one_line, postgres_away
 from store.statements import split_statements
@@ -37,8 +38,6 @@ from store.statements import split_statements
 Progress = Callable[[str], None]
 """Told each step before it begins."""
 
-ADVISORY_LOCK = 0x6D65_7465_7201
-"""Held by the one that migrates Postgres."""
 
 LOCK_TIMEOUT_S = 120
 STATEMENT_TIMEOUT_S = 900
@@ -69,7 +68,7 @@ def migrate_postgres(settings: Settings, to: str = "head", progress: Progress = 
     )
     try:
         with engine.connect() as connection, connection.begin():
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AdvisoryLock.MIGRATE.value})
             before = MigrationContext.configure(connection).get_current_revision()
             wanted = _revisions_up_to(script, before, to)
             for revision in wanted:

@@ -24,14 +24,12 @@ from runtime import kafka, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.kafka import REQUEST_TIMEOUT_S
 from runtime.life import Backoff, Stop
+from runtime.locks import AdvisoryLock
 from runtime.settings import Settings
 from store.declarations import DELTAS, EVENTS, Wanted, load_declarations, wanted
 from store.epochs import Epoch, begin_epoch, check_topic, current_epoch
 from store.remedies import kafka_answers, postgres_answers
 from store.topic_state import TopicState, answer, describe, log_starts
-
-APPLY_LOCK = 0x6D65_7465_7203
-"""Advisory lock: one `topics apply` at a time."""
 
 APPLY_LOCK_TIMEOUT_S = 120
 VISIBLE_WITHIN_S = 30.0
@@ -94,7 +92,7 @@ def apply(settings: Settings) -> Applied:
     options = f"-c statement_timeout={APPLY_LOCK_TIMEOUT_S * 1000} -c TimeZone=UTC"
     with kafka_answers(settings), postgres_answers(settings), postgres.connect(settings, options=options) as connection:
         # 1.
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (APPLY_LOCK,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (AdvisoryLock.TOPICS,))
         # 2.
         epoch = current_epoch(connection)
         topics = _wanted_topics(settings, epoch)

@@ -110,14 +110,27 @@ def months_with_events(settings: Settings) -> list[str]:
     return [str(month) for (month,) in rows]
 
 
-def counted_and_waiting(settings: Settings) -> tuple[int, int]:
-    """Records that the fences have passed, and records of the log that they have not."""
-    with postgres.connect(settings) as connection:
-        epoch = epochs.current_epoch(connection)
+class Progress:
+    """How far the counting is; keeps its connections, for it is asked again and again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._connection = postgres.connect(settings, autocommit=True)
+        epoch = epochs.current_epoch(self._connection)
         assert epoch is not None
-        at = [row.next_offset for row in fences.read_fences(connection, epoch.epoch)]
-    ends = topic_state.log_ends(kafka.admin(settings), epoch.topic, epoch.partitions)
-    return sum(at) - sum(epoch.starts), sum(ends) - sum(at)
+        self._epoch = epoch
+        self._admin = kafka.admin(settings)
+
+    def counted(self) -> int:
+        """Records that the fences have passed."""
+        at = [row.next_offset for row in fences.read_fences(self._connection, self._epoch.epoch)]
+        return sum(at) - sum(self._epoch.starts)
+
+    def sent(self) -> int:
+        """Records that the log holds."""
+        return sum(topic_state.log_ends(self._admin, self._epoch.topic, self._epoch.partitions)) - sum(self._epoch.starts)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _one(connection: psycopg.Connection[Any], statement: str) -> Any:

@@ -27,7 +27,9 @@ COUNTED_WITHIN_S = 120.0
 MARK = "demo-data"
 """A file that says: this folder is the demonstration's, to be emptied before a run."""
 
-KILL_CONSUMER_AT, KILL_AGGREGATOR_AT = 0.15, 0.40
+KILL_CONSUMER_AT, KILL_AGGREGATOR_AT = 0.10, 0.40
+RANGE_EVENTS_MAX = "5000"
+"""Small ranges, so that both kills fall into the middle of work."""
 
 Say = Callable[[str], None]
 
@@ -77,8 +79,9 @@ class Demo:
     def __init__(self, data_dir: Path, events: int, seed: int, say: Say) -> None:
         self._say, self._events, self._seed = say, events, seed
         self._began = time.monotonic()
-        self._system = LocalSystem(data_dir, say)
+        self._system = LocalSystem(data_dir, say, over={"METERLINE_RANGE_EVENTS_MAX": RANGE_EVENTS_MAX})
         self._kills = 0
+        self._progress: proof.Progress | None = None
 
     def run(self, examples: Path) -> Outcome:
         """Runs it all on empty servers and takes everything down again; after a failure the data stays to be looked at.
@@ -95,6 +98,8 @@ class Demo:
         try:
             outcome = self._run(examples)
         finally:
+            if self._progress is not None:
+                self._progress.close()
             self._system.stop()
         if outcome.ok:
             self._forget()
@@ -112,11 +117,12 @@ class Demo:
         settings = self._system.settings
         run_command(self._system.environment, "stripe", "setup", "--yes")
 
+        self._progress = progress = proof.Progress(settings)
         self._step(f"sending {self._events:,} records from {PRODUCERS} processes; two kill -9 on the way")
         producers = self._spawn_producers()
-        self._kill_on_the_way(producers)
+        self._kill_on_the_way(progress, producers)
         acked = self._wait_for_producers(producers)
-        self._wait_until_counted()
+        self._wait_until_counted(progress)
 
         self._step("asking what each tenant may still use")
         allowed, denied = self._check_all()
@@ -168,13 +174,13 @@ class Demo:
             for number in range(PRODUCERS)
         ]
 
-    def _kill_on_the_way(self, producers: list[Child]) -> None:
+    def _kill_on_the_way(self, progress: proof.Progress, producers: list[Child]) -> None:
         """kill -9 of the consumer, then of the aggregator, each while records wait; then the producers send the rest."""
         for name, share in (("consumer", KILL_CONSUMER_AT), ("aggregator", KILL_AGGREGATOR_AT)):
-            self._watch_until(partial(self._reached, share, producers), f"{share:.0%} of the records")
+            self._watch_until(partial(self._reached, progress, share, producers), f"{share:.0%} of the records")
             pid = self._system.kill(name)
             self._kills += 1
-            self._say(f"  kill -9 {pid}: the {name}, with {self._progress():.0%} counted")
+            self._say(f"  kill -9 {pid}: the {name}, with {progress.counted():,} of {progress.sent():,} records counted")
         self._hold.touch()
 
     def _wait_for_producers(self, producers: list[Child]) -> int:
@@ -184,12 +190,9 @@ class Demo:
                 raise MeterlineExit(Exit.FAILED, f"{producer.name} ended with status {producer.poll()}:\n{producer.tail()}")
         return sum(int(json.loads(producer.logged().splitlines()[-1])["acked"]) for producer in producers)
 
-    def _wait_until_counted(self) -> None:
-        def counted() -> bool:
-            _, waiting = proof.counted_and_waiting(self._system.settings)
-            return waiting == 0
-
-        self._watch_until(counted, "every record counted")
+    def _wait_until_counted(self, progress: proof.Progress) -> None:
+        sent = progress.sent()
+        self._watch_until(lambda: progress.counted() >= sent, "every record counted")
         self._say("  every record is counted")
 
     def _check_all(self) -> tuple[int, int]:
@@ -213,12 +216,8 @@ class Demo:
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
-    def _reached(self, share: float, producers: list[Child]) -> bool:
-        return self._progress() >= share or _ended(producers)
-
-    def _progress(self) -> float:
-        counted, _ = proof.counted_and_waiting(self._system.settings)
-        return counted / self._events
+    def _reached(self, progress: proof.Progress, share: float, producers: list[Child]) -> bool:
+        return progress.counted() >= share * self._events or _ended(producers)
 
     def _watch_until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + COUNTED_WITHIN_S
@@ -231,7 +230,8 @@ class Demo:
                 )
             if time.monotonic() - shown > 1.0:
                 shown = time.monotonic()
-                self._say(f"  {self._progress():.0%} counted")
+                if self._progress is not None:
+                    self._say(f"  {self._progress.counted():,} counted")
             time.sleep(0.02)
 
     def _step(self, what: str) -> None:
