@@ -92,12 +92,7 @@ class Sampler:
         connection.autocommit = True
         samples = 0
         while not self._stop.wait(self._every_s):
-            row = (
-                connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.SAMPLER,)).fetchone()
-                if samples == 0
-                else (True,)
-            )
-            if row is None or not row[0]:
+            if samples == 0 and not self._chosen(connection):
                 return
             seen = datetime.now(UTC)
             store_sample(connection, self._epoch, seen, self._ends())
@@ -106,6 +101,11 @@ class Sampler:
             samples += 1
             if samples % 4 == 0:
                 self._report(connection)
+
+    def _chosen(self, connection: psycopg.Connection[Any]) -> bool:
+        """Of several aggregators one samples: the lock is held until its connection ends."""
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (AdvisoryLock.SAMPLER,)).fetchone()
+        return row is not None and bool(row[0])
 
     def _report(self, connection: psycopg.Connection[Any]) -> None:
         covered, behind = covered_until(connection, self._epoch)

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+import time
 from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 
 from runtime.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 REQUEST_TIMEOUT_S = 10.0
+SAY_AGAIN_S = 10.0
+
+
+class _Errors:
+    """Logs what a client reports, each kind at most once in SAY_AGAIN_S: a broker that is away is reported all the time."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        now = time.monotonic()
+        if now - self._said.get(error.code(), -SAY_AGAIN_S) >= SAY_AGAIN_S:
+            self._said[error.code()] = now
+            logger.warning("kafka client: %s", error.str(), extra={"code": error.name()})
 
 
 def librdkafka_config(settings: Settings) -> dict[str, Any]:
@@ -23,6 +41,9 @@ def librdkafka_config(settings: Settings) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": 5000,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
+        # librdkafka's own lines go to standard error, dozens a second while a broker is away; its errors come to us instead.
+        "log_level": 2,
+        "error_cb": _Errors(),
     }
     if settings.kafka_sasl_mechanism is not None and settings.kafka_security_protocol.startswith("SASL"):
         assert settings.kafka_sasl_password is not None

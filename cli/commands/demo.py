@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,8 +23,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "plans.yaml"
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".meterline/demo"),
-    show_default=True,
+    default=lambda: Path(os.environ.get("METERLINE_DATA_DIR", ".meterline")) / "demo",
+    show_default=".meterline/demo",
     help="Data folder.",
 )
 def command(as_json: bool, events: int, seed: int, data: Path) -> int:

@@ -17,7 +17,12 @@ STOPPED_WITHIN_S = 45.0
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), default=Path(".meterline"), show_default=True, help="Data folder."
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".meterline"),
+    envvar="METERLINE_DATA_DIR",
+    show_default=True,
+    help="Data folder.",
 )
 def command(data: Path) -> None:
     """Stop what `up` started on the data folder. The data is kept."""
