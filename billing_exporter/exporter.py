@@ -77,9 +77,13 @@ def run(
     except (GatewayHalted, GatewayAway) as error:
         raise _as_exit(error) from error
     tally = Tally()
+    # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
+    sender.drain(tally, 0, ledger.BEGUN)
     with postgres.connect(settings) as connection:
         chosen = planning.rounds(connection, now().date(), month, every)
         for which in chosen:
+            if tally.halted is not None:
+                break
             for line in planning.plan(connection, account, which, now(), write=True):
                 if line.action in ("insert", "supersede"):
                     report.planned += 1
@@ -90,8 +94,6 @@ def run(
             report.unmapped += planning.unmapped(connection, which)
             connection.commit()
             sender.drain(tally, patience_s)
-            if tally.halted is not None:
-                break
         report.open_rows = ledger.in_states(connection, account, OPEN_STATES)
     report.states, report.held, report.halted = tally.states, tally.held, tally.halted
     return report

@@ -21,6 +21,12 @@ from billing_exporter.gateway import Account, MeterEvent
 from metering.export_states import Positions, State, Step
 from metering.periods import Period
 
+BEGUN: tuple[State, ...] = ("sending", "retry_wait")
+"""States of rows that were sent and have no answer yet."""
+
+DUE: tuple[State, ...] = ("planned", *BEGUN)
+"""States of rows that want to be sent."""
+
 ROWS_OF_TENANT_MAX = 100
 """Most rows that one claim takes."""
 
@@ -86,7 +92,7 @@ COLUMNS = (
 )
 
 _DUE = (
-    "account = %(account)s AND livemode = %(livemode)s AND state IN ('planned', 'sending', 'retry_wait')"
+    "account = %(account)s AND livemode = %(livemode)s AND state = ANY(%(states)s)"
     " AND (next_try_at IS NULL OR next_try_at <= %(now)s)"
     " AND (lease_until IS NULL OR lease_until < clock_timestamp())"
     " AND NOT tenant_id = ANY(%(held)s)"
@@ -137,7 +143,9 @@ def known_account(connection: Connection[Any], digest: bytes) -> Account | None:
     return None if row is None else Account(row[0], row[1])
 
 
-def claim(connection: Connection[Any], account: Account, held: Sequence[str], now: datetime, lease_s: float) -> list[Row]:
+def claim(
+    connection: Connection[Any], account: Account, states: Sequence[State], held: Sequence[str], now: datetime, lease_s: float
+) -> list[Row]:
     """Leases the due rows of one tenant that nobody else has; empty when there is none. Tenants in `held` are passed over."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
         rows = cursor.execute(
@@ -145,6 +153,7 @@ def claim(connection: Connection[Any], account: Account, held: Sequence[str], no
             {
                 "account": account.id,
                 "livemode": account.livemode,
+                "states": list(states),
                 "now": now,
                 "held": list(held),
                 "lease_s": lease_s,
@@ -152,6 +161,26 @@ def claim(connection: Connection[Any], account: Account, held: Sequence[str], no
             },
         ).fetchall()
     return sorted(rows, key=lambda row: row.id)
+
+
+def due_tenants(
+    connection: Connection[Any], account: Account, states: Sequence[State], held: Sequence[str], now: datetime, most: int
+) -> int:
+    """How many tenants have a row to claim, at most `most`."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        found = cursor.execute(
+            f"SELECT count(*) FROM (SELECT DISTINCT tenant_id FROM export_ledger WHERE {_DUE} LIMIT %(most)s) AS due",
+            {
+                "account": account.id,
+                "livemode": account.livemode,
+                "states": list(states),
+                "now": now,
+                "held": list(held),
+                "most": most,
+            },
+        ).fetchone()
+        assert isinstance(found, int)
+        return found
 
 
 def begin_send(connection: Connection[Any], row: Row, now: datetime, lease_s: float) -> bool:

@@ -19,7 +19,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -38,6 +38,7 @@ from billing_exporter.truth import OpenTotals, TotalsBelow
 from metering.export_states import Halted, Outcome, Positions, Refused, State, after_send, before_send
 from metering.periods import Period
 from runtime import postgres
+from runtime.crash import crash_point
 from runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ CLAIMS_MAX = 1_000_000
 
 Clock = Callable[[], datetime]
 Reached = Callable[[str], None]
-"""Told the named points of a send, so that a test can die there: before_sending, posted, before_accepted."""
+"""Told the named points of a send, so that a test can die there: exporter.before_sending, .posted, .before_accepted."""
 
 
 def utc_now() -> datetime:
@@ -95,34 +96,37 @@ class Sender:
         now: Clock = utc_now,
         stop: threading.Event | None = None,
         threads: int = THREADS,
-        reached: Reached = lambda _: None,
+        reached: Reached = crash_point,
     ) -> None:
         self._settings, self._gateway, self._account, self._totals = settings, gateway, account, totals
         self._now, self._stop, self._threads, self._reached = now, stop or threading.Event(), threads, reached
         self._lease_s = settings.stripe_timeout_s + LEASE_MARGIN_S
 
-    def drain(self, tally: Tally, patience_s: float) -> None:
-        """Sends until nothing is due; waits up to `patience_s` for rows that wait for their next try.
+    def drain(self, tally: Tally, patience_s: float, states: Sequence[State] = ledger.DUE) -> None:
+        """Sends what is in `states` until nothing is due; waits up to `patience_s` for rows that wait for their next try.
 
         Raises TruthAway when ClickHouse does not answer, psycopg.Error when Postgres does not. Rows stay as they are then.
         """
         deadline = time.monotonic() + patience_s
-        while True:
-            with ThreadPoolExecutor(self._threads, thread_name_prefix="export") as pool:
-                for done in [pool.submit(self._work, tally) for _ in range(self._threads)]:
-                    done.result()
-            if tally.halted is not None or self._stop.is_set():
-                return
-            with postgres.connect(self._settings) as connection:
+        with postgres.connect(self._settings, autocommit=True) as connection:
+            while True:
+                held = list(tally.held)
+                threads = ledger.due_tenants(connection, self._account, states, held, self._now(), self._threads)
+                if threads:
+                    with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
+                        for done in [pool.submit(self._work, tally, states) for _ in range(threads)]:
+                            done.result()
+                if tally.halted is not None or self._stop.is_set():
+                    return
                 soonest = ledger.soonest_try(connection, self._account)
-            if soonest is None:
-                return
-            # not 0: a row that is due and leased by another exporter would make this loop spin
-            wait_s = max(WAIT_S_MIN, (soonest - self._now()).total_seconds())
-            if time.monotonic() + wait_s > deadline or self._stop.wait(wait_s):
-                return
+                if soonest is None:
+                    return
+                # not 0: a row that is due and leased by another exporter would make this loop spin
+                wait_s = max(WAIT_S_MIN, (soonest - self._now()).total_seconds())
+                if time.monotonic() + wait_s > deadline or self._stop.wait(wait_s):
+                    return
 
-    def _work(self, tally: Tally) -> None:
+    def _work(self, tally: Tally, states: Sequence[State]) -> None:
         with postgres.connect(self._settings) as connection, ExitStack() as opened:
 
             @cache
@@ -137,7 +141,7 @@ class Sender:
                     return
                 with tally.lock:
                     held = list(tally.held)
-                rows = ledger.claim(connection, self._account, held, self._now(), self._lease_s)
+                rows = ledger.claim(connection, self._account, states, held, self._now(), self._lease_s)
                 connection.commit()
                 if not rows:
                     return
@@ -194,7 +198,7 @@ class Sender:
                 tally.add(step.state)
             connection.commit()
             return
-        self._reached("before_sending")
+        self._reached("exporter.before_sending")
         begun_s = _awake_s()
         if not ledger.begin_send(connection, row, now, self._lease_s):
             connection.rollback()
@@ -206,13 +210,13 @@ class Sender:
             logger.warning("lease too old for a call; left to the next sender", extra={"ledger_id": row.id})
             return
         outcome = self._gateway.send(row.event)
-        self._reached("posted")
+        self._reached("exporter.posted")
         self._settle(connection, row, outcome, now, tally)
 
     def _settle(self, connection: Connection[Any], row: Row, outcome: Outcome, sent_at: datetime, tally: Tally) -> None:
         now = self._now()
         step = after_send(outcome, row.attempts + 1, row.first_sent_at or sent_at, now, random.random())  # noqa: S311 - a wait
-        self._reached("before_accepted")
+        self._reached("exporter.before_accepted")
         moved = ledger.settle(connection, replace(row, attempts=row.attempts + 1), "sending", step, now)
         connection.commit()
         if moved:
