@@ -22,6 +22,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HOLD_BYTES = 1 << 20
 HOLD_S = 0.1
+WAIT_BYTES_MAX = 1 << 30
+"""The most that wait_end_of_query=1 holds back; a larger result is streamed from there on."""
 STALL_S = 60.0
 _F_SETPIPE_SZ = 1031
 _LARGE = 64 << 10

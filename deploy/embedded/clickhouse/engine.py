@@ -284,6 +284,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-__all__ = ["Engine", "Failure", "Job", "Summary"]

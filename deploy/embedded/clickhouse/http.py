@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from deploy.embedded.clickhouse import parameters as parsing
-from deploy.embedded.clickhouse.answers import HOLD_BYTES, HOLD_S, Answer, ClientStalled, ResultPipe, Send
+from deploy.embedded.clickhouse.answers import HOLD_BYTES, HOLD_S, WAIT_BYTES_MAX, Answer, ClientStalled, ResultPipe, Send
 from deploy.embedded.clickhouse.body import Body, BodyBounds, ClientGone, Receive, receive_body
 from deploy.embedded.clickhouse.engine import Engine, Job, Summary
 from deploy.embedded.clickhouse.failures import READONLY, Failure
@@ -297,7 +297,7 @@ class Gateway:
             if not data:
                 return True
             held.write(data)
-            if not wait_for_end and held.size >= HOLD_BYTES:
+            if held.size >= (WAIT_BYTES_MAX if wait_for_end else HOLD_BYTES):
                 return False
             begun_at = begun_at if begun_at is not None else loop.time()
 
