@@ -11,12 +11,14 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from deploy.embedded.errors import EmbeddedError
 from runtime.exits import Exit
@@ -175,12 +177,24 @@ def _repositories() -> dict[str, str]:
 
 def lock(log: Callable[[str], None]) -> None:
     """Resolves the coordinate and rewrites the lock file, if anything in it changed."""
-    from jgo import resolve
+    from jgo.maven import MavenContext
+    from jgo.parse import Endpoint
+
+    # Not in the user's own Maven folder, and removed afterwards: what is fetched here has been checked by nobody.
+    with tempfile.TemporaryDirectory(prefix="meterline-jars-") as folder:
+        context = MavenContext(repo_cache=Path(folder), remote_repos=_repositories(), timeout=TIMEOUT_S)
+        # `!`: the binding's own parent must not manage the versions of Kafka's dependencies.
+        wanted = Endpoint.parse(f"{KAFKA}+{LOG_BINDING}!").coordinates
+        asked = [context.create_dependency(replace(coordinate, scope="compile")) for coordinate in wanted]
+        named, brought = context.resolver.resolve(asked)
+        artifacts = [found.artifact for found in (*named, *(more for more in brought if more.scope in ("compile", "runtime")))]
+        _write_lock(artifacts, log)
+
+
+def _write_lock(artifacts: list[Any], log: Callable[[str], None]) -> None:
     from jgo.env import LockFile
     from jgo.env._lockfile import LockedDependency
 
-    # `!`: the binding's own parent must not manage the versions of Kafka's dependencies.
-    artifacts = resolve(f"{KAFKA}+{LOG_BINDING}!", repositories=_repositories())
     entries = []
     for number, artifact in enumerate(artifacts, 1):
         path = artifact.resolve()
