@@ -170,6 +170,24 @@ def test_a_burst_that_a_dying_broker_interrupts_reaches_the_log_in_order(own_bro
     assert list(dict.fromkeys(numbers)) == list(range(5_000))
 
 
+def test_a_broker_killed_while_the_spool_is_drained_loses_nothing(own_broker: Kafka, tmp_path: Path) -> None:
+    topic = _topic(own_broker.address, 2)
+    spool = Spool(tmp_path / topic, 64 << 20)
+    for start in range(0, MANY, 10_000):
+        spool.append([_record(number) for number in range(start, start + 10_000)])
+    spool.rotate()
+    with Producer(own_broker.address, topic, spool_dir=tmp_path, delivery_timeout_s=1) as producer:
+        deadline = time.monotonic() + 20
+        while not sum(_ends(own_broker.address, topic, 2).values()):
+            assert time.monotonic() < deadline
+        own_broker.kill()
+        assert not producer.wait_drained(1.5), "it was killed too late to prove anything"
+        own_broker.start()
+        assert producer.wait_drained(60)
+    found = {record.key() for record in _records(own_broker.address, topic, 2)}
+    assert found == {_record(number).key for number in range(MANY)}
+
+
 def test_a_producer_killed_while_draining_may_send_again_and_loses_nothing(stack: StackAddresses, tmp_path: Path) -> None:
     topic = _topic(stack.kafka, 2)
     spool = Spool(tmp_path / topic, 64 << 20)

@@ -20,8 +20,9 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from meterline import Closed, DeliveryFailed, EventDraft, InvalidEvent, Producer, QueueFull, Receipt, SpoolFull
+from meterline.spool import Spool
 from meterline_schemas.event import Event, decode
-from meterline_schemas.key import partition_of
+from meterline_schemas.key import dedup_key, partition_of
 from meterline_schemas.rules import RULES
 
 NOW = datetime(2026, 11, 21, 10, 0, 0, 123_000, tzinfo=UTC)
@@ -197,6 +198,24 @@ def test_events_are_spooled_while_the_broker_is_away_and_drained_in_order_when_i
     numbers = [msgspec.json.decode(r.value())["metadata"]["n"] for r in records if r.key() == first.key]
     assert numbers == list(range(50))
     assert all(record.headers() == [("schema-version", b"1")] for record in records)
+
+
+def test_what_the_client_still_holds_is_spooled_before_anything_newer(nowhere: str, topic: str, tmp_path: Path) -> None:
+    with Producer(nowhere, topic, spool_dir=tmp_path, delivery_timeout_s=0.5) as producer:
+        first = producer.emit(_draft(0))
+        number = 1
+        while not first.done():
+            # The last of these are younger than the timeout when the first one fails.
+            producer.emit(_draft(number))
+            number += 1
+            time.sleep(0.005)
+        producer.emit(_draft(number))
+        assert producer.flush(10) == 0
+    spool = Spool(tmp_path / topic, 1 << 20)
+    kept: list[bytes] = []
+    for segment in sorted((tmp_path / topic).glob("*.segment")):
+        kept += [record.key for record in spool.read(segment).records]
+    assert kept == [dedup_key("analysis-worker", f"job-{n}", "PHOTO_ANALYSIS_DEEP") for n in range(number + 1)]
 
 
 def test_what_an_earlier_process_spooled_is_sent_first(broker: str, nowhere: str, topic: str, tmp_path: Path) -> None:
