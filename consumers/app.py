@@ -6,6 +6,7 @@ takes it anew. Whatever cannot be retried ends the process with a named code, an
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -111,6 +112,10 @@ class Consuming:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        # pyarrow's first array imports pandas where that is installed, which takes a second: before partitions are taken.
+        event_log.admitted_rows(())
+        event_log.reject_rows(())
+        gc.freeze()
         self._consumer.subscribe([self._epoch.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         try:
             while not self._stop.is_set():

@@ -55,7 +55,8 @@ class DeltaTopic:
 
     def __init__(self, connect: Callable[[], Producer], topic: str, timeout_s: float = 35.0) -> None:
         self._connect, self._topic, self._timeout_s = connect, topic, timeout_s
-        self._producer: Producer | None = None
+        # At once, so that the first delta does not wait for a connection and a producer id.
+        self._producer: Producer | None = connect()
 
     def announce(self, ranges: Sequence[Decided]) -> None:
         problems: list[str] = []
