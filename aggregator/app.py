@@ -51,6 +51,9 @@ def _credentials(settings: Settings) -> Any:
 
 def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delta]], None]) -> Any:
     """The Faust app: reads deltas raw and hands them to `count` in batches, one batch at a time."""
+    datadir = settings.data_dir / "aggregator"
+    # Faust makes the last folder of the path only.
+    datadir.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         settings.aggregator_group,
         broker=[f"kafka://{server.strip()}" for server in settings.kafka_url.split(",")],
@@ -60,7 +63,7 @@ def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delt
         broker_max_poll_records=1000,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.aggregator_instance,
-        datadir=str(settings.data_dir / "aggregator"),
+        datadir=str(datadir),
         key_serializer="raw",
         value_serializer="raw",
         store="memory://",

@@ -1,0 +1,74 @@
+"""Killed at every point of the chain, again and again, consumer and aggregator both: not one number changes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.settings import Settings
+from tests.fakes.pipeline import Pipeline, wait_until
+
+NOW = time.strftime("%Y-%m-%dT00:00:00Z", time.gmtime(time.time() - 86_400))
+CONSUMER_POINTS = ("decided", "inserting", "stored", "announcing", "announced", "committed")
+
+
+def event(entity: str, quantity: str = "1.25", tenant: str = "tnt_1", **over: object) -> bytes:
+    fields = {
+        "tenantId": tenant,
+        "sourceService": "worker",
+        "sourceEntityId": entity,
+        "usageType": "PHOTO",
+        "quantity": quantity,
+        "occurredAt": NOW,
+    }
+    return json.dumps(fields | over).encode()
+
+
+@pytest.fixture
+def pipeline(migrated: Settings, tmp_path: Path) -> Iterator[Pipeline]:
+    with Pipeline(migrated, tmp_path) as running:
+        yield running
+
+
+def publish(pipeline: Pipeline, round_number: int, count: int = 300) -> None:
+    """New events, repeats of this round's and earlier ones, conflicts, differing duplicates and bad bytes."""
+    for number in range(count):
+        entity = f"r{round_number}-{number}"
+        pipeline.send_event(entity, event(entity, tenant=f"tnt_{number % 7}"))
+        if number % 10 == 0:
+            pipeline.send_event(entity, event(entity, tenant=f"tnt_{number % 7}"))
+        if number % 25 == 0:
+            pipeline.send_event(entity, event(entity, "2", tenant=f"tnt_{number % 7}"))
+            pipeline.send_event(entity, event(entity, "1.250", tenant=f"tnt_{number % 7}"))
+            pipeline.send(b'{"tenantId": ', partition=number % pipeline.partitions)
+        if round_number and number % 5 == 0:
+            earlier = f"r{round_number - 1}-{number}"
+            pipeline.send_event(earlier, event(earlier, tenant=f"tnt_{number % 7}"))
+    pipeline.flush()
+
+
+def test_killed_at_every_point_of_the_chain_nothing_is_lost_or_doubled(pipeline: Pipeline) -> None:
+    aggregator = pipeline.aggregate("aggregator.before_commit:2")
+    for number, point in enumerate(CONSUMER_POINTS):
+        publish(pipeline, number)
+        consumer = pipeline.consume(f"consumer.{point}:{1 + number % 2}", range_events_max="200", range_window_ms="5")
+        assert pipeline.wait_for_end(consumer) == -9, consumer.tail()
+        if aggregator.poll() == -9:
+            point = "after" if number % 2 == 0 else "before"
+            aggregator = pipeline.aggregate(f"aggregator.{point}_commit:2")
+    assert aggregator.poll() in (None, -9), aggregator.tail()
+    aggregator.kill()
+    publish(pipeline, len(CONSUMER_POINTS))
+    consumer, aggregator = pipeline.consume(), pipeline.aggregate()
+    pipeline.settle()
+    truth = pipeline.assert_exact()
+    assert truth.total().admitted == 300 * (len(CONSUMER_POINTS) + 1)
+    assert min(truth.total().duplicate, truth.total().conflict, truth.total().invalid) > 0
+    for child in (consumer, aggregator):
+        child.ask_to_stop()
+    assert [pipeline.wait_for_end(consumer), pipeline.wait_for_end(aggregator)] == [0, 0]
+    wait_until("nothing moves after the end", pipeline.settled)
