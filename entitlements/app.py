@@ -41,6 +41,12 @@ SECRETS_TIMEOUT_S = 2.0
 """Reading the secrets holds up requests, so it gets less time than other statements."""
 
 
+STOP_SHARE_REQUESTS = 0.4
+STOP_SHARE_SINK = 0.4
+STOP_SHARE_STORE = 0.1
+"""Of `stop_within_s`: for requests under way, for what they published, for connections. The rest is the interpreter's."""
+
+
 @dataclass(frozen=True)
 class Dependencies:
     """What the application talks to. Tests put their own in."""
@@ -79,8 +85,8 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
             with suppress(asyncio.CancelledError):
                 await refresher
             # First what was promised to callers, then what it needs.
-            await deps.sink.close(settings.stop_within_s / 2)
-            await deps.store.close()
+            await deps.sink.close(settings.stop_within_s * STOP_SHARE_SINK)
+            await deps.store.close(settings.stop_within_s * STOP_SHARE_STORE)
 
     app = FastAPI(
         title="Meterline entitlements",
@@ -88,6 +94,8 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         openapi_url="/openapi.json",
         docs_url="/docs",
         redoc_url=None,
+        # A path with a slash too many is no such path: a redirect would make clients send the body and the secret twice.
+        redirect_slashes=False,
         exception_handlers={HTTPException: _as_problem, RequestValidationError: _as_problem},
     )
     app.state.gate = deps.gate

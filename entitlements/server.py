@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import psycopg
 import uvicorn
 
-from entitlements.app import create_app, dependencies
+from entitlements.app import STOP_SHARE_REQUESTS, create_app, dependencies
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Stop
 from runtime.postgres import connect
@@ -65,8 +65,7 @@ async def _serve(settings: Settings, stop: Stop, listener: socket.socket, *, dev
         limit_concurrency=CONNECTIONS_MAX,
         backlog=BACKLOG,
         lifespan="on",
-        # Half of the time for the requests under way; the other half flushes what they published.
-        timeout_graceful_shutdown=max(1, int(settings.stop_within_s / 2)),
+        timeout_graceful_shutdown=max(1, int(settings.stop_within_s * STOP_SHARE_REQUESTS)),
     )
     await _Server(config, stop).serve(sockets=[listener])
 

@@ -83,7 +83,7 @@ class Standings:
         self._workers: set[asyncio.Task[None]] = set()
 
     async def one(self, ask: Ask) -> Found:
-        """How it stands. Raises StoreAway."""
+        """How it stands. Raises StoreAway, after the store's time limit at the latest."""
         if len(self._waiting) >= WAITING_MAX:
             raise StoreAway("Too many checks wait for Postgres; nothing was decided. Try again shortly.")
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
@@ -92,7 +92,12 @@ class Standings:
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
-        return await future
+        try:
+            # Its turn included: behind a server that hangs, each statement before it would take its own time limit.
+            async with asyncio.timeout(self._store.timeout_s):
+                return await future
+        except TimeoutError:
+            raise StoreAway("Postgres does not answer in time; nothing was decided. Try again shortly.") from None
 
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
         """How they stand, in their order and at one moment. Raises StoreAway."""

@@ -55,8 +55,8 @@ class Store:
         """Starts connecting, and returns without waiting for it."""
         await self.pool.open(wait=False)
 
-    async def close(self) -> None:
-        await self.pool.close(timeout=self.timeout_s)
+    async def close(self, within_s: float) -> None:
+        await self.pool.close(timeout=within_s)
 
     async def rows(self, name: str, sql: bytes, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """What one statement answers. Raises StoreAway within about `timeout_s`.

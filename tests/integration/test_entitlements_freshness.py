@@ -71,7 +71,7 @@ def look(settings: Settings) -> tuple[str | None, int, float]:
             await freshness.refresh()
             return freshness.as_of, store.statements, time.perf_counter() - began
         finally:
-            await store.close()
+            await store.close(2.0)
 
     return asyncio.run(run())
 

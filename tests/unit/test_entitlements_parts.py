@@ -121,6 +121,20 @@ def test_who_goes_away_while_waiting_disturbs_nobody() -> None:
     asyncio.run(run())
 
 
+def test_no_check_waits_longer_than_the_time_limit_behind_a_store_that_hangs() -> None:
+    async def run() -> None:
+        store = FakeStore()
+        store.timeout_s = 0.05
+        standings = Standings(store)
+        store.gate.clear()
+        answers = await asyncio.gather(*(standings.one(Ask("tnt_1", "DEEP")) for _ in range(300)), return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreAway}
+        store.gate.set()
+        assert (await standings.one(Ask("tnt_1", "DEEP"))).standing.tenant_known
+
+    asyncio.run(run())
+
+
 def test_the_running_periods_follow_the_clock() -> None:
     async def run() -> None:
         store = FakeStore()
