@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from cli.schema import prepare
 from deploy.embedded.processes import Child, free_port, port_is_free, run_all, spawn, until
-from deploy.embedded.stack import SERVERS, EmbeddedStack, StackAddresses
+from deploy.embedded.stack import CLICKHOUSE_DATABASE, SERVERS, EmbeddedStack, StackAddresses
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Backoff
 from runtime.settings import Settings, load_settings, variables
@@ -163,7 +163,8 @@ class LocalSystem:
         pids |= {stage.name: stage.child.pid for stage in self._stages.values() if stage.child is not None}
         return {
             "kafka": settings.kafka_url,
-            "clickhouse": settings.clickhouse_url,
+            "clickhouse": self.addresses.clickhouse,
+            "clickhouse_readonly": self.addresses.clickhouse_readonly,
             "postgres": settings.postgres_url.get_secret_value(),
             "http": self.http(),
             "api": None,
@@ -188,7 +189,7 @@ class LocalSystem:
             kept
             | {
                 "METERLINE_KAFKA_URL": self._external_kafka or addresses.kafka,
-                "METERLINE_CLICKHOUSE_URL": addresses.clickhouse.rstrip("/") + "/meterline",
+                "METERLINE_CLICKHOUSE_URL": addresses.clickhouse.rstrip("/") + f"/{CLICKHOUSE_DATABASE}",
                 "METERLINE_POSTGRES_URL": addresses.postgres.rsplit("/", 1)[0] + "/meterline",
                 "METERLINE_STRIPE_SECRET_KEY": addresses.stripe_key,
                 "METERLINE_STRIPE_API_BASE": addresses.stripe,

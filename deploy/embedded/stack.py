@@ -19,6 +19,8 @@ from deploy.embedded.state import State
 
 SERVERS = ("kafka", "postgres", "clickhouse", "stripe")
 CLICKHOUSE_USER = "meterline"
+CLICKHOUSE_DATABASE = "meterline"
+"""Of requests that name none."""
 CLICKHOUSE_READER = "analyst"
 
 
@@ -207,6 +209,7 @@ class EmbeddedStack:
             path.write_text(text, "utf-8")
         arguments = ["--data", str(data), "--port", str(port), "--user", CLICKHOUSE_USER, "--password-file", str(secret)]
         arguments += ["--readonly-user", CLICKHOUSE_READER, "--readonly-password-file", str(reader_secret)]
+        arguments += ["--database", CLICKHOUSE_DATABASE]
         server = ModuleServer("ClickHouse", "deploy.embedded.clickhouse", arguments, port=port, home=home, ready_path="/ping")
 
         def ask_version() -> str:
