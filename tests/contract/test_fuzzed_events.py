@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from meterline_schemas import event as codec
@@ -20,6 +20,10 @@ from meterline_schemas.nesting import nesting_of
 from meterline_schemas.quantity import format_quantity, parse_quantity, parse_sum
 from meterline_schemas.rules import RULES
 from tests.contract.golden import documents, record_of
+
+# Other work on the machine must not fail a test.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 INGESTED_MS = parse_instant("2026-11-21T10:00:01.000Z")
 RULES_1 = RULES[1]
@@ -98,7 +102,7 @@ def _careful(value: bytes) -> Event | Invalid:
 @example(b"[" * 70_000)
 @example(b'{"a":' * 40_000)
 @example(b'"' + b"\\" * 60_001)
-@settings(max_examples=1_500, deadline=None)
+@settings(unhurried, max_examples=1_500)
 def test_decode_never_raises_and_its_quick_way_agrees_with_its_careful_one(value: bytes) -> None:
     found = decode(value, None, INGESTED_MS, RULES_1)
     if value:
@@ -119,6 +123,7 @@ def test_decode_never_raises_and_its_quick_way_agrees_with_its_careful_one(value
         max_size=3,
     )
 )
+@unhurried
 def test_only_one_exact_version_header_is_taken(headers: list[tuple[str, bytes | None]]) -> None:
     assert SEEDS[0] is not None
     found = decode(SEEDS[0], headers, INGESTED_MS, RULES_1)
@@ -127,6 +132,7 @@ def test_only_one_exact_version_header_is_taken(headers: list[tuple[str, bytes |
 
 
 @given(st.binary(max_size=64))
+@unhurried
 def test_what_the_parser_skips_it_checks_as_strictly_as_what_it_reads(text: bytes) -> None:
     """Metadata is kept unread: if the parser let something pass there, others could not read what we stored."""
     value = b'{"n":' + text + b"}"
@@ -140,6 +146,7 @@ def test_what_the_parser_skips_it_checks_as_strictly_as_what_it_reads(text: byte
 
 
 @given(json_values)
+@unhurried
 def test_nesting_is_what_a_parser_finds(document: Any) -> None:
     def depth(node: Any) -> int:
         if isinstance(node, dict):
@@ -153,6 +160,7 @@ def test_nesting_is_what_a_parser_finds(document: Any) -> None:
 
 
 @given(micros, st.sampled_from([1, -1]))
+@unhurried
 def test_a_quantity_survives_its_text(size: int, sign: int) -> None:
     text = format_quantity(size * sign)
     assert parse_quantity(text) == parse_sum(text) == size * sign
@@ -161,6 +169,7 @@ def test_a_quantity_survives_its_text(size: int, sign: int) -> None:
 
 
 @given(st.text(alphabet="0123456789.-+eE_ \n\u0661", max_size=22))
+@unhurried
 def test_a_text_is_a_quantity_only_if_its_decimal_is_exact_in_millionths(text: str) -> None:
     try:
         found = parse_quantity(text)
@@ -172,16 +181,19 @@ def test_a_text_is_a_quantity_only_if_its_decimal_is_exact_in_millionths(text: s
 
 
 @given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
+@unhurried
 def test_an_instant_survives_its_text(at_ms: int) -> None:
     assert parse_instant(format_instant(at_ms)) == at_ms
 
 
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+@unhurried
 def test_a_key_is_read_back_as_what_it_was_made_of(service: str, entity: str, usage_type: str) -> None:
     assert parse_key(dedup_key(service, entity, usage_type)) == (service, entity, usage_type)
 
 
 @given(st.binary(max_size=40))
+@unhurried
 def test_bytes_are_a_key_only_if_they_are_what_their_parts_make(key: bytes) -> None:
     try:
         parts = parse_key(key)
@@ -191,7 +203,7 @@ def test_bytes_are_a_key_only_if_they_are_what_their_parts_make(key: bytes) -> N
 
 
 @given(ids, ids, ids, ids, micros, st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), json_values, max_size=4))
-@settings(deadline=None)
+@unhurried
 def test_an_encoded_event_is_decoded_as_what_was_meant(
     tenant: str, service: str, entity: str, usage_type: str, quantity: int, metadata: dict[str, Any]
 ) -> None:
@@ -213,7 +225,7 @@ def test_an_encoded_event_is_decoded_as_what_was_meant(
     ),
     st.one_of(st.none(), st.text(max_size=30), st.datetimes()),
 )
-@settings(max_examples=300, deadline=None)
+@settings(unhurried, max_examples=300)
 def test_encoding_refuses_with_a_reason_or_makes_what_the_consumer_takes(
     name: str, quantity: Any, metadata: Any, occurred_at: Any
 ) -> None:

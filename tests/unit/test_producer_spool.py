@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meterline.errors import SpoolBroken, SpoolFull
 from meterline.spool import Spool, SpooledRecord, frame_of, read_frames
+
+# Other work on the machine must not fail a test.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _record(number: int, size: int = 20) -> SpooledRecord:
@@ -129,6 +132,7 @@ def test_damage_in_the_middle_costs_only_its_own_frame_and_the_file_is_set_aside
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=6), st.data())
+@unhurried
 def test_a_segment_cut_at_any_byte_gives_exactly_the_frames_before_the_cut(sizes: list[int], data: st.DataObject) -> None:
     records = [_record(number, size) for number, size in enumerate(sizes)]
     frames = [frame_of(record) for record in records]
@@ -143,6 +147,7 @@ def test_a_segment_cut_at_any_byte_gives_exactly_the_frames_before_the_cut(sizes
 
 
 @given(st.binary(max_size=300) | st.lists(st.sampled_from([frame_of(_record(1)), b"\x89MSP", b"\x00"]), max_size=8).map(b"".join))
+@unhurried
 def test_no_bytes_make_reading_a_segment_raise(data: bytes) -> None:
     found = read_frames(data)
     assert sum(len(frame_of(record)) for record in found.records) + found.damaged_bytes == len(data)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meterline_schemas.delta import (
@@ -31,6 +31,10 @@ from meterline_schemas.quantity import format_quantity, parse_quantity, parse_su
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import NEWEST_RULES, RULES
 from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
+
+# Other work on the machine must not fail a test.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 NOW_MS = parse_instant("2026-11-21T10:00:01Z")
 
@@ -125,6 +129,7 @@ figures = st.builds(Figures, *[st.integers(0, 1 << 40)] * 5, st.integers(0, (1 <
 
 
 @given(figures, figures)
+@unhurried
 def test_figures_added_and_taken_away_are_the_same_again(earlier: Figures, added: Figures) -> None:
     later = earlier.plus(added)
     assert later.minus(earlier) == added
@@ -138,6 +143,7 @@ def test_figures_never_go_back() -> None:
 
 
 @given(st.integers(1, 65_535), st.integers(1, 65_535), figures)
+@unhurried
 def test_a_commit_note_is_read_back_as_written(epoch: int, rules: int, at: Figures) -> None:
     offset = at.offsets + 5
     note = parse_commit(encode_commit(epoch, offset, rules, at))
@@ -182,6 +188,7 @@ def test_a_wrong_delta_is_refused_where_it_is_made() -> None:
 
 
 @given(st.binary(max_size=120))
+@unhurried
 def test_no_bytes_make_decoding_a_delta_raise_anything_but_value_error(value: bytes) -> None:
     with pytest.raises(ValueError, match="not a delta"):
         decode_delta(value)
