@@ -35,7 +35,17 @@ APPLY_LOCK_TIMEOUT_S = 120
 VISIBLE_WITHIN_S = 30.0
 """How long a created topic may take until every partition has a leader that answers."""
 
-_NOT_YET = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION})
+_NOT_YET = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError._TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
 """What a broker says of a topic that has just been made."""
 
 Action = Literal["create", "alter", "refuse", "by hand"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,8 +26,8 @@ def decided(
 
 
 def verdicts(result: Decided) -> dict[int, str]:
-    found = {row.reading.record.offset: "admitted" for row in result.admitted}
-    return found | {reject.reading.record.offset: reject.verdict for reject in result.rejects}
+    found = {int(row.reading.record.offset): "admitted" for row in result.admitted}
+    return found | {int(reject.reading.record.offset): reject.verdict for reject in result.rejects}
 
 
 def test_the_first_record_of_a_key_is_admitted_and_an_identical_later_one_is_a_duplicate_that_needs_no_dead_letter() -> None:
