@@ -146,7 +146,8 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         ("POST", "/v1/billing/entitlements/check/batch", check_batch),
         ("POST", "/v1/billing/usage", usage),
         ("POST", "/v1/billing/usage/batch", usage_batch),
-        ("GET", "/v1/billing/summaries/{tenantId}", summary),
+        # An id may hold a slash, which arrives decoded.
+        ("GET", "/v1/billing/summaries/{tenantId:path}", summary),
         ("GET", "/health", health),
         ("GET", "/ready", ready),
         ("GET", "/metrics", metrics_text),

@@ -228,6 +228,8 @@ def test_an_encoded_body_is_not_guessed_at(server: Server) -> None:
         ("/v1/billing/summaries/a%00b", 400, "bad_id"),
         ("/v1/billing/summaries/" + "x" * 300, 400, "bad_id"),
         ("/v1/billing/summaries/%FF", 404, "unknown_tenant"),
+        ("/v1/billing/summaries/a%2Fb", 404, "unknown_tenant"),
+        ("/v1/billing/summaries/", 400, "bad_id"),
         ("/v1/billing/nothing", 404, "no_such_route"),
         ("/v1/billing/usage", 405, "method_not_allowed"),
         ("/v1/billing/usage/", 404, "no_such_route"),
