@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import faust
@@ -151,7 +152,7 @@ def _beside(targets: list[Callable[[], None]], stop: threading.Event) -> Iterato
             thread.join(kafka.REQUEST_TIMEOUT_S)
 
 
-def _wait_for_stores(settings: Settings, stop: threading.Event, admin: AdminClient) -> epochs.Epoch:
+def _wait_for_stores(settings: Settings, stop: threading.Event, admin: AdminClient, problems: dict[str, str]) -> epochs.Epoch:
     """The current epoch, once Postgres and Kafka answer: Faust leaves when there is no broker at its start."""
     backoff = Backoff()
     while True:
@@ -162,18 +163,47 @@ def _wait_for_stores(settings: Settings, stop: threading.Event, admin: AdminClie
                 raise MeterlineExit(Exit.TOPIC_REPLACED, "no epoch is recorded: run `meterline topics apply` first")
             epochs.check_topic(topic_state.describe(admin, [epoch.topic])[epoch.topic], epoch)
         except (psycopg.OperationalError, KafkaException) as error:
-            metrics.RETRIES.labels("aggregate", "postgres" if isinstance(error, psycopg.Error) else "kafka").inc()
-            logger.warning("a dependency is away; trying again", extra={"problem": str(error)})
+            dependency = "postgres" if isinstance(error, psycopg.Error) else "kafka"
+            problems[dependency] = str(error)
+            metrics.RETRIES.labels("aggregate", dependency).inc()
+            logger.warning("a dependency is away; trying again", extra={"dependency": dependency, "problem": str(error)})
             if stop.wait(backoff.wait_s()):
                 raise MeterlineExit(Exit.UNREACHABLE, f"stopped while waiting: {error}") from error
         else:
+            problems.pop("postgres", None)
+            problems.pop("kafka", None)
             return epoch
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Counts until SIGTERM or SIGINT. Raises MeterlineExit when the process must leave."""
+    health = _Health()
+    with serve_health(settings, health.checks()):
+        _run(settings, stop, health)
+    logger.info("stopped")
+
+
+class _Health:
+    """What /ready asks: while the stores are waited for, what is missing; then the parts themselves."""
+
+    def __init__(self) -> None:
+        self.waiting_for: dict[str, str] = {"stream": "not started yet"}
+        self._look: Callable[[str], str | None] = self.waiting_for.get
+
+    def ask(self, look: Callable[[str], str | None]) -> None:
+        """From now on `look` answers for each name."""
+        self._look = look
+
+    def checks(self) -> dict[str, Callable[[], str | None]]:
+        return {name: partial(self._problem, name) for name in ("kafka", "clickhouse", "postgres", "stream")}
+
+    def _problem(self, name: str) -> str | None:
+        return self._look(name)
+
+
+def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
     admin = kafka.admin(settings)
-    epoch = _wait_for_stores(settings, stop, admin)
+    epoch = _wait_for_stores(settings, stop, admin, health.waiting_for)
 
     def connect() -> psycopg.Connection[Any]:
         return postgres.connect(settings)
@@ -195,16 +225,20 @@ def run(settings: Settings, stop: threading.Event) -> None:
         epoch.epoch,
         stop,
     )
-    app = make_app(settings, epoch, counting().count)
+    counter = counting()
+    app = make_app(settings, epoch, counter.count)
+
+    def look(name: str) -> str | None:
+        if name == "stream":
+            return None if app.started else "not started yet"
+        return counter.problems.get(name) or sampler.problems.get(name)
+
     worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
-    checks = {"faust": lambda: None if app.started else "not started yet"}
-    with (
-        serve_health(settings, checks),
-        _beside([sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)], stop),
-    ):
+    loops = [sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)]
+    with _beside(loops, stop):
+        health.ask(look)
         try:
             worker.execute_from_commandline()
         except SystemExit as left:
             if left.code not in (0, None):
                 raise MeterlineExit(Exit.FAILED, f"the stream worker ended with status {left.code}; its log says why") from left
-    logger.info("stopped")

@@ -60,6 +60,8 @@ class Counting:
         self._connect, self._clickhouse = connect, clickhouse
         self._give_up_s, self._stop = give_up_s, stop
         self._connection: psycopg.Connection[Any] | None = None
+        self.problems: dict[str, str] = {}
+        """What is wrong with a dependency while a batch is repeated, for /ready."""
 
     def count(self, deltas: Iterable[Delta]) -> None:
         """Counts every delta, or raises MeterlineExit; retries in place meanwhile. Repeating it changes nothing."""
@@ -169,10 +171,11 @@ class Counting:
         began, backoff = time.monotonic(), Backoff()
         while True:
             try:
-                return call()
+                call()
             except (psycopg.Error, ClickHouseError, HTTPError, OSError, NotExplained) as error:
                 unexplained = isinstance(error, NotExplained)
                 dependency = "postgres" if isinstance(error, psycopg.Error) else "clickhouse"
+                self.problems[dependency] = str(error)
                 metrics.RETRIES.labels("aggregate", dependency).inc()
                 if self._stop.is_set() or time.monotonic() - began > self._give_up_s:
                     raise MeterlineExit(
@@ -182,6 +185,9 @@ class Counting:
                     ) from error
                 logger.warning("counting failed; repeated as it is", extra={"dependency": dependency, "problem": str(error)})
                 self._stop.wait(backoff.wait_s())
+            else:
+                self.problems.clear()
+                return
 
 
 def _moved(fence: Fence, target: Target) -> Fence:

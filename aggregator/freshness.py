@@ -76,6 +76,8 @@ class Sampler:
     ) -> None:
         self._connect, self._ends, self._epoch = connect, ends, epoch
         self._every_s, self._stop = every_ms / 1000, stop
+        self.problems: dict[str, str] = {}
+        """What is wrong with a dependency since the last sample, for /ready."""
 
     def run(self) -> None:
         """Blocks until `stop` is set."""
@@ -84,7 +86,9 @@ class Sampler:
                 with self._connect() as connection:
                     self._sample_on(connection)
             except (psycopg.Error, KafkaException) as error:
-                metrics.RETRIES.labels("aggregate", "kafka" if isinstance(error, KafkaException) else "postgres").inc()
+                dependency = "kafka" if isinstance(error, KafkaException) else "postgres"
+                self.problems[dependency] = str(error)
+                metrics.RETRIES.labels("aggregate", dependency).inc()
                 logger.warning("the log's end was not sampled", extra={"problem": str(error)})
             self._stop.wait(1.0)
 
@@ -96,6 +100,7 @@ class Sampler:
                 return
             seen = datetime.now(UTC)
             store_sample(connection, self._epoch, seen, self._ends())
+            self.problems.clear()
             if samples % _TRIM_EVERY == 0:
                 trim_samples(connection, self._epoch)
             samples += 1

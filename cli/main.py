@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Push monthly totals to Stripe meters."),
     "migrate": ("migrate", "Bring Postgres and ClickHouse to this build's schema."),
     "plans": ("plans", "The catalog as code."),
+    "secrets": ("secrets", "Secrets of services: make, list, retire, revoke."),
     "serve": ("serve", "Serve HTTP: the entitlement endpoint."),
     "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),
     "topics": ("topics", "Create the topics and show how they differ from their declarations."),

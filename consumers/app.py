@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
@@ -63,18 +63,24 @@ class _Patience:
 
     give_up_s: float
     stop: threading.Event
+    problems: dict[str, str] = field(default_factory=dict)
+    """What is wrong with a dependency now, for /ready."""
 
     def until_done(self, dependency: str, call: Callable[[], Any], away: tuple[type[BaseException], ...]) -> Any:
         began, backoff = time.monotonic(), Backoff()
         while True:
             try:
-                return call()
+                result = call()
             except away as error:
+                self.problems[dependency] = str(error)
                 metrics.RETRIES.labels("consume", dependency).inc()
                 if self.stop.is_set() or time.monotonic() - began > self.give_up_s:
                     raise MeterlineExit(Exit.UNREACHABLE, f"{dependency} is away: {error}") from error
                 logger.warning("dependency is away; trying again", extra={"dependency": dependency, "problem": str(error)})
                 self.stop.wait(backoff.wait_s())
+            else:
+                self.problems.pop(dependency, None)
+                return result
 
 
 class Consuming:
@@ -85,15 +91,12 @@ class Consuming:
         self._patience = _Patience(settings.retry_give_up_s, stop)
         self._postgres: psycopg.Connection[Any] | None = None
         self._clickhouse: Client | None = None
-        self._epoch = self._patience.until_done("postgres", self._read_epoch, (psycopg.OperationalError,))
         self._admin: AdminClient = kafka.admin(settings)
-        self._patience.until_done("kafka", self._check_topic, (KafkaException,))
         self._consumer: Consumer = kafka.consumer(settings, **self._membership())
-        self._offsets = GroupOffsets(self._consumer, self._epoch.topic)
         self._decider: Decider | None = None
         self._storer: Storer | None = None
         self._watch_at = time.monotonic() + _WATCH_EVERY_S
-        self.ready = False
+        self._owns = False
 
     def _membership(self) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -116,13 +119,17 @@ class Consuming:
         event_log.admitted_rows(())
         event_log.reject_rows(())
         gc.freeze()
-        self._consumer.subscribe([self._epoch.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         try:
+            self._epoch = self._patience.until_done("postgres", self._read_epoch, (psycopg.OperationalError,))
+            self._patience.until_done("kafka", self._check_topic, (KafkaException,))
+            self._offsets = GroupOffsets(self._consumer, self._epoch.topic)
+            topics = [self._epoch.topic]
+            self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
             while not self._stop.is_set():
                 self._turn()
             self._finish()
         finally:
-            self.ready = False
+            self._owns = False
             # On the way out by an exception nothing more is committed; P dies with the process.
             ended = self._storer is None or self._storer.abandon(self._settings.stop_within_s / 5)
             self._storer = self._decider = None
@@ -275,7 +282,7 @@ class Consuming:
         )
         self._storer.start()
         consumer.assign([TopicPartition(self._epoch.topic, lane.partition, lane.next_offset) for lane in lanes.values()])
-        self.ready = True
+        self._owns = True
 
     def _on_revoke(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         # The member still owns the partitions while this runs: what waits may be finished and committed.
@@ -357,8 +364,17 @@ class Consuming:
         return claims
 
     def checks(self) -> dict[str, Callable[[], str | None]]:
-        """For /ready."""
-        return {"partitions": lambda: None if self.ready else "no partitions are taken yet"}
+        """For /ready: each dependency by the last call to it, and whether partitions are taken."""
+
+        def problem(dependency: str) -> Callable[[], str | None]:
+            def look() -> str | None:
+                storing = self._storer.problems.get(dependency) if self._storer is not None else None
+                return storing or self._patience.problems.get(dependency)
+
+            return look
+
+        named = {dependency: problem(dependency) for dependency in ("kafka", "clickhouse", "postgres")}
+        return named | {"partitions": lambda: None if self._owns else "no partitions are taken yet"}
 
 
 def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:

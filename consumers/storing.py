@@ -105,6 +105,8 @@ class Storer:
         self._abandoned = threading.Event()
         self._last: dict[int, Committed] = dict(taken)
         self.failure: BaseException | None = None
+        self.problems: dict[str, str] = {}
+        """What is wrong with a dependency while a step is repeated, for /ready."""
         self._thread = threading.Thread(target=self._run, name="storing", daemon=True)
 
     def start(self) -> None:
@@ -227,6 +229,7 @@ class Storer:
             try:
                 call()
             except Retriable as error:
+                self.problems[dependency] = str(error)
                 metrics.RETRIES.labels("consume", dependency).inc()
                 away_s = self._clock() - began
                 if away_s > self._give_up_s:
@@ -241,6 +244,7 @@ class Storer:
                 )
                 self._abandoned.wait(wait_s)
             else:
+                self.problems.pop(dependency, None)
                 metrics.CYCLE_SECONDS.labels(step).observe(self._clock() - began)
                 return
 

@@ -56,8 +56,8 @@ def test_a_duplicate_in_other_bytes_is_kept_as_differing() -> None:
     ],
 )
 def test_the_same_key_with_another_tenant_quantity_or_kind_is_a_conflict_that_names_the_difference(
-    over: dict, named: str
-) -> None:  # type: ignore[type-arg]
+    over: dict[str, Any], named: str
+) -> None:
     (entity,) = entities(0, 1)
     result = decided(span(0, 0, [body(entity), body(entity, **over)]))
     assert verdicts(result) == {0: "admitted", 1: "conflict"}
