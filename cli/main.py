@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "consume": ("consume", "Admit each event once, from Kafka into ClickHouse."),
     "demo": ("demo", "Run the whole path on real parts, kill things on the way, and prove the numbers."),
     "doctor": ("doctor", "Check every connection and setting; each failure with its remedy."),
-    "down": ("down", "Stop what `up --detach` started."),
+    "down": ("down", "Stop what `up` started on the data folder."),
     "emit": ("emit", "Publish events from a file."),
     "export": ("export", "Push monthly totals to Stripe meters."),
     "migrate": ("migrate", "Bring Postgres and ClickHouse to this build's schema."),
@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve HTTP: the entitlement endpoint."),
     "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),
     "topics": ("topics", "Create the topics and show how they differ from their declarations."),
-    "up": ("up", "Start the embedded stack and all stages, supervised."),
+    "up": ("up", "Start the embedded stack and all stages, supervised, until Ctrl-C."),
 }
 
 
