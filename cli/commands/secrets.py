@@ -48,7 +48,9 @@ def list_() -> None:
 
 @command.command("retire", help="End every secret of NAME but the newest, after a time for the switch.")
 @click.argument("name")
-@click.option("--after-hours", type=click.FloatRange(0, 24 * 30), default=0, show_default=True)
+@click.option(
+    "--after-hours", type=click.FloatRange(0, 24 * 30), default=0, show_default=True, help="How long the older ones stay valid."
+)
 def retire_(name: str, after_hours: float) -> None:
     settings = load_settings(dict(os.environ))
     with postgres_answers(settings), connect(settings) as connection:

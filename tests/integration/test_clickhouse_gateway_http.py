@@ -189,7 +189,7 @@ def test_content_encodings_are_unpacked(gateway: GatewayProcess, encoding: str, 
     [
         ("zstd", b"garbage", 500),
         ("lz4", b"\x04\x22\x4d\x18 cut", 500),
-        ("gzip", gzip.compress(b"1\tx\n")[:-6], 500),
+        ("gzip", gzip.compress(b"1\tx\n", mtime=0)[:-6], 500),
         ("snappy", b"x", 415),
     ],
 )
