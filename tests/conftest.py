@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runtime.exits import Exit
 from tests.running_stack import HOLDER, RunningStack, may_be_needed
 
 RUNNING = pytest.StashKey[RunningStack]()
@@ -26,12 +27,25 @@ def pytest_configure(config: pytest.Config) -> None:
         if "meterline_stack" in handed_over:
             config.stash[HOLDER] = handed_over["meterline_stack"]
         return
-    if config.option.stack == "containers":
-        raise pytest.UsageError("--stack=containers: the tests do not run on containers yet; leave the option out")
     if may_be_needed(config):
+        if config.option.stack == "containers":
+            _require_containers()
         # While it starts, the tests are collected.
-        config.stash[RUNNING] = RunningStack()
+        config.stash[RUNNING] = RunningStack(config.option.stack)
         config.stash[HOLDER] = config.stash[RUNNING].holder.as_dict()
+
+
+def _require_containers() -> None:
+    """Ends the run before any test, with a status that is neither success nor a failed test, where there is no engine."""
+    from tests.container_stack import prepare
+
+    code, why = prepare()
+    if code != Exit.OK:
+        pytest.exit(
+            f"--stack=containers: no test was run, for {why}. Remedy: start Docker (DOCKER_HOST says where it is), or leave the "
+            f"option out: the same tests then run on the embedded servers. (exit {code.value}: {code.name})",
+            returncode=code,
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -53,20 +53,23 @@ class Holder:
 
 
 class RunningStack:
-    """The stack of this run, held by a child of pytest's controlling process."""
+    """The stack of this run, held by a child of pytest's controlling process. `kind` is "embedded" or "containers"."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "embedded") -> None:
         RUNS.mkdir(parents=True, exist_ok=True)
         _remove_former_runs()
         self._folder = RUNS / f"run-{os.getpid()}-{secrets.token_hex(3)}"
         self._folder.mkdir()
-        servers = [name for name in SERVERS if not (name == "kafka" and os.environ.get("METERLINE_KAFKA_URL"))]
         addresses = self._folder / "addresses.json"
-        data = self._folder / "stack"
-        command = [sys.executable, "-m", "deploy.embedded", "--data", str(data), "--servers", ",".join(servers)]
+        if kind == "containers":
+            arguments = ["tests.container_stack"]
+        else:
+            servers = [name for name in SERVERS if not (name == "kafka" and os.environ.get("METERLINE_KAFKA_URL"))]
+            arguments = ["deploy.embedded", "--servers", ",".join(servers), "--scratch"]
+        folders = ["--data", str(self._folder / "stack"), "--write", str(addresses)]
         self._child: Child = spawn(
-            "the embedded stack",
-            [*command, "--write", str(addresses), "--scratch"],
+            f"the stack ({kind})",
+            [sys.executable, "-m", *arguments, *folders],
             log=self._folder / "stack.log",
             cwd=ROOT,
             death_signal=signal.SIGTERM,  # it has data to remove before it ends
@@ -119,7 +122,7 @@ def wait_for(holder: Holder) -> StackAddresses:
             if ended or time.monotonic() > deadline:
                 said = Path(holder.log).read_text("utf-8", "replace")[-4000:]
                 why = "ended" if ended else f"was not ready after {READY_WITHIN_S:.0f} s"
-                pytest.fail(f"the embedded stack {why}:\n{said}", pytrace=False)
+                pytest.fail(f"the stack {why}:\n{said}", pytrace=False)
             time.sleep(0.05)
             continue
         if not addresses.kafka:
