@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
@@ -22,8 +21,9 @@ from confluent_kafka.admin import AdminClient
 from consumers.assignment import Assigning
 from consumers.deciding import Decider, RulesChanges, unfound
 from consumers.lane import Lane
+from consumers.patience import Patience, Retriable
 from consumers.ports import CLICKHOUSE_AWAY, ClickHouseRows, DeltaTopic, GroupOffsets
-from consumers.storing import Retriable, Storer, committed_at
+from consumers.storing import Storer, committed_at
 from metering.index import Hashes
 from metering.ranges import Claim, Record
 from meterline_schemas.event import SCHEMA_VERSION_HEADER
@@ -31,7 +31,7 @@ from meterline_schemas.types import Epoch, Offset
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.crash import crash_point
 from runtime.exits import Exit, MeterlineExit
-from runtime.life import Backoff, serve_health
+from runtime.life import serve_health
 from runtime.settings import Settings
 from store import epochs, event_log, fences, topic_state
 
@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 _CONSUME_MAX = 10_000
 _IDLE_POLL_S = 0.1
+_BUSY_POLL_S = 0.005
 _WATCH_EVERY_S = 10.0
 
 _PASSED_OVER = frozenset(
@@ -57,38 +58,12 @@ _PASSED_OVER = frozenset(
 """Behind these the client goes on with the next records. A missing offset is void to us, so an event would be lost."""
 
 
-@dataclass
-class _Patience:
-    """Repeats a call while its dependency is away, at most `give_up_s`, and says so in the log and a metric."""
-
-    give_up_s: float
-    stop: threading.Event
-    problems: dict[str, str] = field(default_factory=dict)
-    """What is wrong with a dependency now, for /ready."""
-
-    def until_done(self, dependency: str, call: Callable[[], Any], away: tuple[type[BaseException], ...]) -> Any:
-        began, backoff = time.monotonic(), Backoff()
-        while True:
-            try:
-                result = call()
-            except away as error:
-                self.problems[dependency] = str(error)
-                metrics.RETRIES.labels("consume", dependency).inc()
-                if self.stop.is_set() or time.monotonic() - began > self.give_up_s:
-                    raise MeterlineExit(Exit.UNREACHABLE, f"{dependency} is away: {error}") from error
-                logger.warning("dependency is away; trying again", extra={"dependency": dependency, "problem": str(error)})
-                self.stop.wait(backoff.wait_s())
-            else:
-                self.problems.pop(dependency, None)
-                return result
-
-
 class Consuming:
     """One consumer process. `run` returns after a graceful stop, or raises MeterlineExit."""
 
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
         self._settings, self._stop = settings, stop
-        self._patience = _Patience(settings.retry_give_up_s, stop)
+        self._patience = Patience(settings.retry_give_up_s, stop)
         self._postgres: psycopg.Connection[Any] | None = None
         self._clickhouse: Client | None = None
         self._admin: AdminClient = kafka.admin(settings)
@@ -176,13 +151,15 @@ class Consuming:
         A lane that kept records from a cut range counts too, so that the bound holds for the cycle as a whole.
         """
         waiting, size = self._waiting()
-        first = self._consumer.poll(0 if waiting else _IDLE_POLL_S)
+        first = self._consumer.poll(0 if waiting else self._idle_poll_s())
+        self._serve()
         if first is not None:
             self._take(first)
         deadline = time.monotonic() + self._settings.range_window_ms / 1000
         while waiting < self._settings.range_events_max and size < self._settings.range_bytes_max:
             room = min(_CONSUME_MAX, self._settings.range_events_max - waiting)
             messages = self._consumer.consume(room, 0)
+            self._serve()
             for message in messages:
                 self._take(message)
             waiting, size = self._waiting()
@@ -190,9 +167,18 @@ class Consuming:
             if not messages:
                 if left_s <= 0 or not waiting or self._stop.is_set():
                     return
-                late = self._consumer.poll(min(left_s, 0.01))
+                late = self._consumer.poll(min(left_s, _BUSY_POLL_S))
                 if late is not None:
                     self._take(late)
+
+    def _serve(self) -> None:
+        """Between two polls: what the storing thread wants of the group."""
+        if self._storer is not None:
+            self._storer.serve()
+
+    def _idle_poll_s(self) -> float:
+        """Short while a cycle is on its way, for its commit waits for the end of the poll."""
+        return _BUSY_POLL_S if any(len(lane.pending) for lane in self._lanes()) else _IDLE_POLL_S
 
     def _waiting(self) -> tuple[int, int]:
         """Records and bytes in the lanes."""
@@ -266,9 +252,7 @@ class Consuming:
             fences=lambda: self._patience.until_done("postgres", self._read_fences, (psycopg.OperationalError,)),
             clickhouse=lambda: clickhouse.client(self._settings),
             log_starts=self._log_starts,
-            give_up_s=self._settings.retry_give_up_s,
-            clock=time.monotonic,
-            stop=self._stop,
+            patience=self._patience,
         )
         lanes = assigning.lanes(part.partition for part in parts)
         self._decider = Decider(lanes, self._epoch.partitions, self._settings.delta_bytes_max, self._confirm)
@@ -360,7 +344,7 @@ class Consuming:
                 )
             return claims
 
-        claims: dict[bytes, Claim] = self._patience.until_done("clickhouse", fetch, (Retriable, *CLICKHOUSE_AWAY))
+        claims: dict[bytes, Claim] = self._patience.until_done("clickhouse", fetch, CLICKHOUSE_AWAY)
         return claims
 
     def checks(self) -> dict[str, Callable[[], str | None]]:

@@ -10,28 +10,22 @@ A mismatch in 2 is a lagging replica or a restored backup, which would admit dup
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from clickhouse_connect.driver.client import Client
 
 from consumers.lane import Lane
+from consumers.patience import Patience, Retriable
 from consumers.ports import CLICKHOUSE_AWAY, GroupOffsets
-from consumers.storing import Retriable
 from metering.index import CommittedIndex
 from meterline_schemas.delta import Figures, parse_commit
 from meterline_schemas.types import Epoch, Offset, Partition
-from runtime import metrics
 from runtime.exits import Exit, MeterlineExit
-from runtime.life import Backoff
 from store import event_log
 from store.fences import Fence
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def start_of(epoch: int, committed: tuple[int, str] | None, fence: Fence) -> Sta
 
 @dataclass
 class Assigning:
-    """Builds lanes; each try waits between attempts and gives up with a named exit."""
+    """Builds lanes, waiting for the stores as long as `patience` goes."""
 
     epoch: Epoch
     partitions: int
@@ -70,16 +64,14 @@ class Assigning:
     fences: Callable[[], list[Fence]]
     clickhouse: Callable[[], Client]
     log_starts: Callable[[], list[int]]
-    give_up_s: float
-    clock: Callable[[], float]
-    stop: threading.Event
+    patience: Patience
 
     def lanes(self, partitions: Iterable[int]) -> dict[int, Lane]:
-        """A lane for each partition, built anew. Blocks while a store is away, at most `give_up_s`."""
+        """A lane for each partition, built anew. Blocks while a store is away."""
         wanted = sorted(partitions)
-        committed = self._patiently("kafka", lambda: self.offsets.committed_notes(wanted))
+        committed = self.patience.until_done("kafka", lambda: self.offsets.committed_notes(wanted), ())
         fences = {fence.partition: fence for fence in self.fences()}
-        starts = self._patiently("kafka", self.log_starts)
+        starts = self.patience.until_done("kafka", self.log_starts, ())
         lanes = {}
         for partition in wanted:
             start = start_of(self.epoch, committed.get(partition), fences[partition])
@@ -106,23 +98,10 @@ class Assigning:
                 )
             return found
 
-        found = self._patiently("clickhouse", held, Exit.INDEX_MISMATCH)
+        found = self.patience.until_done("clickhouse", held, CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH)
         logger.info(
             "partition taken",
             extra={"partition": partition, "offset": start.offset, "keys": len(found.hashes), "epoch": self.epoch},
         )
         index = CommittedIndex(found.hashes)
         return Lane(self.epoch, Partition(partition), start.offset, start.rules_version, start.figures, index)
-
-    def _patiently(self, dependency: str, call: Callable[[], T], code: Exit = Exit.UNREACHABLE) -> T:
-        began, backoff = self.clock(), Backoff()
-        while True:
-            try:
-                return call()
-            except (Retriable, *CLICKHOUSE_AWAY) as error:
-                metrics.RETRIES.labels("consume", dependency).inc()
-                if self.stop.is_set() or self.clock() - began > self.give_up_s:
-                    given_up = code if isinstance(error, Retriable) else Exit.UNREACHABLE
-                    raise MeterlineExit(given_up, f"a partition could not be taken: {error}") from error
-                logger.warning("a partition cannot be taken yet", extra={"dependency": dependency, "problem": str(error)})
-                self.stop.wait(backoff.wait_s())

@@ -10,7 +10,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from urllib3.exceptions import HTTPError
 
-from consumers.storing import Retriable
+from consumers.patience import Retriable
 from metering.ranges import Decided
 from meterline_schemas.delta import DELTA_SCHEMA_VERSION, encode_delta
 from runtime.exits import Exit, MeterlineExit

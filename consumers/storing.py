@@ -4,6 +4,10 @@
 2. Announce one delta a partition; again until the broker has acknowledged it.
 3. Commit each range's end in the consumer group, with the cumulative figures as metadata.
 
+Kafka's consumer lets one thread in at a time, and whoever polls keeps it: a commit made here would wait for seconds, and
+for ever where the polling thread waits for this one. So the thread leaves its calls to the group with `serve`, which the
+polling thread runs between two polls.
+
 The order is the proof's. Cycle N+1 is not stored before N is committed. What cannot be retried ends the thread with
 `failure` set: the deciding thread then drops all of P by leaving the process.
 """
@@ -15,11 +19,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from consumers.patience import Retriable
 from metering.ranges import Decided
 from meterline_schemas.delta import Figures, encode_commit
 from runtime import metrics
@@ -29,8 +35,11 @@ from runtime.life import Backoff
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CYCLES_WAITING_MAX = 2
 _IDLE_CHECK_S = 5.0
+_SERVE_EVERY_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,6 @@ class Cycle:
     ranges: tuple[Decided, ...]
     admitted: pa.Table
     rejects: pa.Table
-
-
-class Retriable(Exception):
-    """The other side is away or busy; the same call may be made again."""
 
 
 class RowStore(Protocol):
@@ -61,7 +66,7 @@ class DeltaLog(Protocol):
 
 
 class Offsets(Protocol):
-    """The consumer group's positions."""
+    """The consumer group's positions. Called by the thread that polls."""
 
     def commit(self, positions: Sequence[tuple[int, int, str]]) -> None:
         """Commits (partition, offset, metadata). Raises Retriable, or MeterlineExit when the partitions are another's."""
@@ -102,6 +107,7 @@ class Storer:
         self._give_up_s, self._clock = give_up_s, clock
         self._cycles: queue.Queue[Cycle | None] = queue.Queue(CYCLES_WAITING_MAX)
         self._acks: queue.SimpleQueue[Cycle] = queue.SimpleQueue()
+        self._errands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._abandoned = threading.Event()
         self._last: dict[int, Committed] = dict(taken)
         self.failure: BaseException | None = None
@@ -113,19 +119,33 @@ class Storer:
         self._thread.start()
 
     def submit(self, cycle: Cycle, stop: threading.Event) -> bool:
-        """Hands a cycle over; waits while the queue is full. False when `stop` came first: the cycle was not taken.
+        """Hands a cycle over; serves while the queue is full. False when `stop` came first: the cycle was not taken.
 
         Raises the thread's failure.
         """
         while True:
             self.check()
+            self.serve()
             try:
-                self._cycles.put(cycle, timeout=0.2)
+                self._cycles.put(cycle, timeout=_SERVE_EVERY_S)
             except queue.Full:
                 if stop.is_set():
                     return False
                 continue
             return True
+
+    def serve(self) -> None:
+        """Makes the calls to the group that the thread waits for. By the thread that polls, often; waits for nothing else."""
+        while True:
+            try:
+                errand, call = self._errands.get_nowait()
+            except queue.Empty:
+                return
+            if errand.set_running_or_notify_cancel():
+                try:
+                    errand.set_result(call())
+                except Exception as error:  # noqa: BLE001 - it belongs to the thread that waits for the call
+                    errand.set_exception(error)
 
     def check(self) -> None:
         """Raises the failure that ended the thread, if one did."""
@@ -142,17 +162,15 @@ class Storer:
                 return done
 
     def finish(self, within_s: float) -> bool:
-        """Lets the waiting cycles through and ends the thread; False when that would take longer than `within_s`."""
-        deadline = self._clock() + within_s
-        while self._thread.is_alive():
-            try:
-                self._cycles.put(None, timeout=min(0.2, within_s))
-            except queue.Full:
-                if self._clock() >= deadline:
-                    return False
-                continue
-            self._thread.join(max(0.0, deadline - self._clock()))
-            break
+        """Lets the waiting cycles through, serving them, and ends the thread; False when `within_s` did not suffice."""
+        deadline, asked = self._clock() + within_s, False
+        while self._thread.is_alive() and self._clock() < deadline:
+            self.serve()
+            if not asked:
+                with contextlib.suppress(queue.Full):
+                    self._cycles.put_nowait(None)
+                    asked = True
+            self._thread.join(_SERVE_EVERY_S)
         return not self._thread.is_alive()
 
     def abandon(self, within_s: float) -> bool:
@@ -204,14 +222,25 @@ class Storer:
 
     def _commit(self, notes: dict[int, Committed]) -> None:
         positions = [(partition, note.offset, note.metadata) for partition, note in sorted(notes.items())]
-        self._until_done("kafka", "commit", lambda: self._offsets.commit(positions))
+        self._until_done("kafka", "commit", lambda: self._by_the_polling_thread(lambda: self._offsets.commit(positions)))
+
+    def _by_the_polling_thread(self, call: Callable[[], T]) -> T:
+        """Waits until `serve` has made the call. Raises what the call raised, or _Abandoned when it was not begun by then."""
+        errand: Future[T] = Future()
+        self._errands.put((errand, call))
+        while True:
+            done, _ = wait([errand], timeout=0.05)
+            if done:
+                return errand.result()
+            if self._abandoned.is_set() and errand.cancel():
+                raise _Abandoned
 
     def _restore_lowered_offsets(self) -> None:
         """A late commit of an old owner may have lowered the group's offset; an idle owner puts it right."""
         if not self._last:
             return
         try:
-            group = self._offsets.committed(self._last)
+            group = self._by_the_polling_thread(lambda: self._offsets.committed(self._last))
         except Retriable as error:
             logger.warning("the group's offsets cannot be read; asked again later", extra={"problem": str(error)})
             return

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from consumers import storing
-from consumers.storing import Committed, Cycle, Retriable, Storer, committed_at
+from consumers.patience import Retriable
+from consumers.storing import Committed, Cycle, Storer, committed_at
 from metering.ranges import Pending, decide, read
 from meterline_schemas.delta import Figures, parse_commit
 from meterline_schemas.rules import RULES
@@ -41,6 +42,14 @@ class Thread:
         taken = over.get("taken", {})
         self.storer = Storer(self.rows, self.deltas, self.offsets, 60.0, clock, taken)  # type: ignore[arg-type]
         self.storer.start()
+
+    def wait_for(self, step: str, times: int = 1, within_s: float = 10.0) -> None:
+        """Serves, as the polling thread would, until the step was taken so often."""
+        deadline = time.monotonic() + within_s
+        while self.steps.names().count(step) < times:
+            assert time.monotonic() < deadline, f"{step} was not taken {times} times: {self.steps.names()}"
+            self.storer.serve()
+            self.steps.wait_for_any(0.005)
 
 
 Make = Callable[..., Thread]
@@ -74,26 +83,33 @@ def test_a_cycle_is_stored_then_announced_then_committed_with_its_figures_and_th
 
 def test_a_cycle_is_acknowledged_after_its_commit_and_not_before(make: Make) -> None:
     thread = make()
-    thread.offsets.gate.clear()
     thread.storer.submit(cycle(), NEVER)
-    thread.steps.wait_for("commit?")
+    thread.steps.wait_for("announce")
     assert thread.storer.acknowledged() == []
-    thread.offsets.gate.set()
-    thread.steps.wait_for("commit")
+    assert "commit?" not in thread.steps.names(), "commits are made by the thread that polls"
+    thread.wait_for("commit")
     assert thread.storer.finish(10.0)
     assert len(thread.storer.acknowledged()) == 1
 
 
 def test_the_next_cycle_is_not_stored_before_this_one_is_committed(make: Make) -> None:
     thread = make()
-    thread.offsets.gate.clear()
     thread.storer.submit(cycle(), NEVER)
     thread.storer.submit(cycle(2), NEVER)
-    thread.steps.wait_for("commit?")
+    thread.steps.wait_for("announce")
     assert thread.steps.names().count("store?") == 1
-    thread.offsets.gate.set()
     assert thread.storer.finish(10.0)
     assert [step for step in thread.steps.names() if "?" not in step] == ["store", "announce", "commit"] * 2
+
+
+def test_a_commit_that_nobody_has_begun_is_never_made_after_the_partitions_were_given_up(make: Make) -> None:
+    thread = make()
+    thread.storer.submit(cycle(), NEVER)
+    thread.steps.wait_for("announce")
+    assert thread.storer.abandon(10.0)
+    thread.storer.serve()
+    assert "commit?" not in thread.steps.names()
+    assert thread.storer.acknowledged() == []
 
 
 @pytest.mark.parametrize("port", ["rows", "deltas", "offsets"])
@@ -114,7 +130,7 @@ def test_a_store_that_stays_away_for_too_long_ends_the_thread_with_a_named_exit_
     thread = make(rows=[Retriable("away")] * 100, clock=lambda: float(next(ticks)))
     thread.storer.submit(cycle(), NEVER)
     with pytest.raises(MeterlineExit) as left:
-        _until(thread.storer.check)
+        _until(thread)
     assert left.value.code is Exit.UNREACHABLE
     assert "clickhouse did not take the store" in str(left.value)
     assert "commit" not in thread.steps.names()
@@ -127,7 +143,7 @@ def test_what_cannot_be_retried_ends_the_thread_and_is_raised_to_the_deciding_th
     thread = make(offsets=[failure])
     thread.storer.submit(cycle(), NEVER)
     with pytest.raises(type(failure)) as raised:
-        _until(thread.storer.check)
+        _until(thread)
     assert raised.value is failure
     with pytest.raises(type(failure)):
         thread.storer.submit(cycle(2), NEVER)
@@ -139,7 +155,7 @@ def test_abandoning_lets_the_step_under_way_end_and_begins_no_other(make: Make) 
     thread = make()
     thread.rows.gate.clear()
     thread.storer.submit(cycle(), NEVER)
-    thread.steps.wait_for("store?")
+    thread.wait_for("store?")
     ended: list[bool] = []
     abandoning = threading.Thread(target=lambda: ended.append(thread.storer.abandon(10.0)))
     abandoning.start()
@@ -154,7 +170,7 @@ def test_abandoning_lets_the_step_under_way_end_and_begins_no_other(make: Make) 
 def test_abandoning_ends_the_retries_of_a_store_that_is_away(make: Make) -> None:
     thread = make(rows=[Retriable("away")] * 1000)
     thread.storer.submit(cycle(), NEVER)
-    thread.steps.wait_for("store?", 2)
+    thread.wait_for("store?", 2)
     assert thread.storer.abandon(10.0)
     assert "announce?" not in thread.steps.names()
 
@@ -164,7 +180,7 @@ def test_cycles_that_wait_when_the_thread_is_abandoned_are_never_stored(make: Ma
     thread.rows.gate.clear()
     for first in (0, 2, 4):
         thread.storer.submit(cycle(first), NEVER)
-    thread.steps.wait_for("store?")
+    thread.wait_for("store?")
     threading.Timer(0.05, thread.rows.gate.set).start()
     assert thread.storer.abandon(10.0)
     assert thread.steps.names() == ["store?", "store"]
@@ -180,7 +196,7 @@ def test_a_thread_that_is_held_up_in_a_call_is_reported_as_not_ended(make: Make)
     thread = make()
     thread.rows.gate.clear()
     thread.storer.submit(cycle(), NEVER)
-    thread.steps.wait_for("store?")
+    thread.wait_for("store?")
     assert not thread.storer.finish(0.05)
     assert not thread.storer.abandon(0.05)
 
@@ -210,10 +226,10 @@ def test_an_idle_owner_commits_again_what_a_late_commit_of_an_old_owner_lowered(
     monkeypatch.setattr(storing, "_IDLE_CHECK_S", 0.02)
     thread = make()
     thread.storer.submit(cycle(), NEVER)
-    thread.steps.wait_for("commit")
+    thread.wait_for("commit")
     mine = thread.offsets.group[0]
     thread.offsets.group[0] = (1, "v1;1;1;1;1;0;0;0;0;5")
-    thread.steps.wait_for("commit", 2)
+    thread.wait_for("commit", 2)
     assert thread.storer.finish(10.0)
     assert thread.offsets.group[0] == mine
 
@@ -225,7 +241,7 @@ def test_an_owner_that_has_committed_nothing_yet_puts_back_the_position_that_it_
     taken = committed_at(1, 7, 1, Figures(admitted=7, hash_sum=99))
     thread = make(taken={2: taken})
     thread.offsets.group[2] = (5, "v1;1;5;1;5;0;0;0;0;42")
-    thread.steps.wait_for("commit")
+    thread.wait_for("commit")
     assert thread.storer.finish(10.0)
     assert thread.offsets.group[2] == (taken.offset, taken.metadata) == (7, "v1;1;7;1;7;0;0;0;0;99")
 
@@ -242,17 +258,20 @@ def test_an_idle_owner_leaves_an_offset_alone_that_is_not_below_its_own(make: Ma
         return answer(wanted)
 
     monkeypatch.setattr(thread.offsets, "committed", committed)
+    deadline = time.monotonic() + 10.0
     for _ in range(3):
-        assert looks.acquire(timeout=10.0)
+        while not looks.acquire(timeout=0.005):
+            thread.storer.serve()
+            assert time.monotonic() < deadline
     assert thread.storer.finish(10.0)
     assert thread.steps.names() == []
 
 
-def _until(check: Callable[[], None], within_s: float = 20.0) -> None:
-    """Repeats `check` until it raises."""
+def _until(thread: Thread, within_s: float = 20.0) -> None:
+    """Serves until the thread's failure is raised."""
     deadline = time.monotonic() + within_s
-    pause = threading.Event()
     while time.monotonic() < deadline:
-        check()
-        pause.wait(0.005)
+        thread.storer.serve()
+        thread.storer.check()
+        thread.steps.wait_for_any(0.005)
     pytest.fail("nothing was raised")
