@@ -13,7 +13,6 @@ from billing_exporter.planning import Line, Unmapped
 from billing_exporter.reconciling import reconcile
 from billing_exporter.sending import Clock, Sender, Tally, utc_now
 from metering.export_states import State
-from runtime import postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
 
@@ -79,7 +78,7 @@ def run(
     tally = Tally()
     # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
     sender.drain(tally, 0, ledger.BEGUN)
-    with postgres.connect(settings) as connection:
+    with ledger.connect(settings) as connection:
         chosen = planning.rounds(connection, now().date(), month, every)
         for which in chosen:
             if tally.halted is not None:
@@ -105,7 +104,7 @@ def account_of(settings: Settings, gateway: Gateway, key_digest: bytes) -> Accou
         account = gateway.account()
     except (GatewayHalted, GatewayAway) as error:
         raise _as_exit(error) from error
-    with postgres.connect(settings) as connection:
+    with ledger.connect(settings) as connection:
         ledger.remember_account(connection, key_digest, account)
     return account
 

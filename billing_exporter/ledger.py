@@ -15,16 +15,17 @@ from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import class_row, scalar_row
-from psycopg.types.json import Jsonb
 
 from billing_exporter.gateway import Account, MeterEvent
 from metering.export_states import Positions, State, Step
 from metering.periods import Period
+from runtime import postgres
+from runtime.settings import Settings
 
 BEGUN: tuple[State, ...] = ("sending", "retry_wait")
 """States of rows that were sent and have no answer yet."""
 
-DUE: tuple[State, ...] = ("planned", *BEGUN)
+DUE: tuple[State, ...] = ("planned", "sending", "retry_wait")
 """States of rows that want to be sent."""
 
 ROWS_OF_TENANT_MAX = 100
@@ -69,46 +70,38 @@ class Row:
         return MeterEvent(self.meter, self.customer_id, self.identifier, self.value, self.event_time)
 
 
-@dataclass(frozen=True)
-class NewRow:
-    """A revision to be planned."""
-
-    tenant_id: str
-    customer_id: str
-    meter: str
-    period: Period
-    revision: int
-    identifier: str
-    exact_total: Decimal
-    value: int
-    remainder: Decimal
-    event_time: datetime
-    positions: Positions
-
-
 COLUMNS = (
     "id, tenant_id, customer_id, meter, period_start, period_end, revision, identifier, exact_total, value, remainder,"
     " event_time, positions, state, reason, attempts, first_sent_at, next_try_at, changed_at, lease_token"
 )
 
-_DUE = (
-    "account = %(account)s AND livemode = %(livemode)s AND state = ANY(%(states)s)"
-    " AND (next_try_at IS NULL OR next_try_at <= %(now)s)"
-    " AND (lease_until IS NULL OR lease_until < clock_timestamp())"
-    " AND NOT tenant_id = ANY(%(held)s)"
-)
 
-_CLAIM = f"""
+def _due(states: Sequence[State]) -> str:
+    """The condition of a row that may be claimed. The states stand in the text: a parameter would hide them from the
+    planner, and the index of due rows with them."""
+    names = ", ".join(f"'{state}'" for state in states)
+    return (
+        f"account = %(account)s AND livemode = %(livemode)s AND state IN ({names})"
+        " AND (next_try_at IS NULL OR next_try_at <= %(now)s)"
+        " AND (lease_until IS NULL OR lease_until < clock_timestamp())"
+        " AND NOT tenant_id = ANY(%(held)s)"
+    )
+
+
+def _claim(states: Sequence[State]) -> str:
+    due = _due(states)
+    return f"""
 WITH first AS (
-    SELECT tenant_id FROM export_ledger WHERE {_DUE} ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT tenant_id FROM export_ledger WHERE {due} ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
 ), mine AS (
-    SELECT id FROM export_ledger WHERE tenant_id = (SELECT tenant_id FROM first) AND {_DUE}
+    SELECT id FROM export_ledger WHERE tenant_id = (SELECT tenant_id FROM first) AND {due}
     ORDER BY id LIMIT {ROWS_OF_TENANT_MAX} FOR UPDATE SKIP LOCKED
 )
 UPDATE export_ledger SET lease_token = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE id IN (SELECT id FROM mine)
 RETURNING {COLUMNS}
 """
+
 
 _MOVE = """
 WITH moved AS (
@@ -126,6 +119,14 @@ INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)
 SELECT id, %(from_state)s, %(state)s, %(reason)s FROM moved
 RETURNING ledger_id
 """
+
+
+def connect(settings: Settings, *, autocommit: bool = False) -> Connection[Any]:
+    """A connection whose statements are planned afresh each time: a plan that was kept from when the ledger was empty
+    reads all of it for each row, seen to take a hundred times as long."""
+    connection = postgres.connect(settings, autocommit=autocommit)
+    connection.prepare_threshold = None
+    return connection
 
 
 def remember_account(connection: Connection[Any], digest: bytes, account: Account) -> None:
@@ -149,11 +150,10 @@ def claim(
     """Leases the due rows of one tenant that nobody else has; empty when there is none. Tenants in `held` are passed over."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
         rows = cursor.execute(
-            _CLAIM,
+            _claim(states),
             {
                 "account": account.id,
                 "livemode": account.livemode,
-                "states": list(states),
                 "now": now,
                 "held": list(held),
                 "lease_s": lease_s,
@@ -169,11 +169,10 @@ def due_tenants(
     """How many tenants have a row to claim, at most `most`."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         found = cursor.execute(
-            f"SELECT count(*) FROM (SELECT DISTINCT tenant_id FROM export_ledger WHERE {_DUE} LIMIT %(most)s) AS due",
+            f"SELECT count(*) FROM (SELECT DISTINCT tenant_id FROM export_ledger WHERE {_due(states)} LIMIT %(most)s) AS due",
             {
                 "account": account.id,
                 "livemode": account.livemode,
-                "states": list(states),
                 "now": now,
                 "held": list(held),
                 "most": most,
@@ -352,50 +351,3 @@ def value_before(connection: Connection[Any], row: Row) -> int:
         (row.id, row.revision),
     ).fetchone()
     return int(found[0]) if found else 0
-
-
-def insert(connection: Connection[Any], account: Account, rows: Sequence[NewRow], now: datetime) -> None:
-    """Adds revisions as `planned`. The caller holds their head rows."""
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "WITH made AS (INSERT INTO export_ledger (account, livemode, tenant_id, customer_id, meter, period_start, period_end,"
-            "  revision, identifier, exact_total, value, remainder, event_time, positions, state, created_at, changed_at)"
-            "  VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'planned', %s, %s) RETURNING id)"
-            " INSERT INTO export_transitions (ledger_id, to_state) SELECT id, 'planned' FROM made",
-            [
-                (
-                    account.id,
-                    account.livemode,
-                    row.tenant_id,
-                    row.customer_id,
-                    row.meter,
-                    row.period.start,
-                    row.period.end,
-                    row.revision,
-                    row.identifier,
-                    row.exact_total,
-                    row.value,
-                    row.remainder,
-                    row.event_time,
-                    Jsonb(dict(row.positions)),
-                    now,
-                    now,
-                )
-                for row in rows
-            ],
-        )
-
-
-def supersede_unsent(connection: Connection[Any], ids: Sequence[int], now: datetime) -> set[int]:
-    """Takes back rows that were never sent; returns those that it could. A row that a sender has leased stays."""
-    found = connection.execute(
-        "WITH taken AS (SELECT id, state FROM export_ledger WHERE id = ANY(%(ids)s) AND state IN ('planned', 'manual')"
-        "  AND first_sent_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id FOR UPDATE),"
-        " gone AS (UPDATE export_ledger SET state = 'superseded', reason = 'a newer total', changed_at = %(now)s,"
-        "  lease_token = NULL, lease_until = NULL WHERE id IN (SELECT id FROM taken) RETURNING id),"
-        " told AS (INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
-        "  SELECT taken.id, taken.state, 'superseded', 'a newer total' FROM taken JOIN gone USING (id))"
-        " SELECT id FROM gone",
-        {"ids": list(ids), "now": now},
-    ).fetchall()
-    return {int(row[0]) for row in found}

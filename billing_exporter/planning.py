@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from psycopg import Connection
 
-from billing_exporter import ledger
 from billing_exporter.figures import (
     LedgerView,
     MeterMapping,
@@ -32,6 +31,7 @@ from billing_exporter.figures import (
     mappings,
 )
 from billing_exporter.gateway import Account
+from billing_exporter.revisions import NewRow, insert, supersede_unsent
 from metering.export_states import Action, TooLarge, Wanted, decide, event_time, identifier, units
 from metering.periods import Period, billing_period, billing_period_starting_in, previous
 
@@ -89,7 +89,7 @@ class _Draft:
     """A line, and the row that would carry it out."""
 
     line: Line
-    row: ledger.NewRow | None = None
+    row: NewRow | None = None
     replaces: int | None = None
 
     @property
@@ -241,7 +241,7 @@ def _draft(
     if account is None:
         return draft
     revision = view.latest.revision + 1 if view else 1
-    row = ledger.NewRow(
+    row = NewRow(
         tenant_id=subject.tenant_id,
         customer_id=subject.customer_id,
         meter=mapping.meter,
@@ -281,7 +281,7 @@ def _write(
         bound = lock_heads(connection, account, ((customers[tenant] or "", meter, tenant) for tenant, meter in wanted))
         # 2. and 3. fences and totals in a new statement, then the ledger
         drafts = _drafts(connection, account, subjects, now, frozenset(wanted))
-        replaced = ledger.supersede_unsent(connection, [draft.replaces for draft in drafts if draft.replaces is not None], now)
+        replaced = supersede_unsent(connection, [draft.replaces for draft in drafts if draft.replaces is not None], now)
         made: dict[tuple[str, str], _Draft] = {}
         for draft in drafts:
             if draft.row is not None:
@@ -291,6 +291,6 @@ def _write(
                 elif draft.replaces is not None and draft.replaces not in replaced:
                     draft = draft.held("wait", "it is being sent")
             made[draft.key] = draft
-        ledger.insert(connection, account, [draft.row for draft in made.values() if draft.row is not None], now)
+        insert(connection, account, [draft.row for draft in made.values() if draft.row is not None], now)
     # 4. committed
     return made

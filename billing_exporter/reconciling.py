@@ -19,7 +19,6 @@ from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayError
 from billing_exporter.ledger import Row
 from billing_exporter.sending import THREADS, Clock, utc_now
 from metering.export_states import State, after_summary, quantity_of
-from runtime import postgres
 from runtime.settings import Settings
 
 READ_STATES: tuple[State, ...] = ("accepted", "confirmed", "ambiguous")
@@ -68,7 +67,7 @@ def reconcile(
 
     A row whose summary cannot be read stays as it is, and says so.
     """
-    with postgres.connect(settings) as connection:
+    with ledger.connect(settings) as connection:
         rows = ledger.in_states(connection, account, states, starts_in(month))
         if not rows:
             return []

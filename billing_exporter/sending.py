@@ -35,9 +35,8 @@ from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
 from billing_exporter.ledger import Row
 from billing_exporter.truth import OpenTotals, TotalsBelow
-from metering.export_states import Halted, Outcome, Positions, Refused, State, after_send, before_send
+from metering.export_states import Halted, Outcome, Positions, Refused, State, after_send, before_send, plain
 from metering.periods import Period
-from runtime import postgres
 from runtime.crash import crash_point
 from runtime.settings import Settings
 
@@ -47,7 +46,7 @@ THREADS = 4
 LEASE_MARGIN_S = 30.0
 """How much longer than the longest call a lease lasts."""
 
-WAIT_S_MIN = 0.5
+WAIT_MIN_S = 0.5
 
 CLAIMS_MAX = 1_000_000
 """Most claims of one thread in one drain: a bound, not a limit that is met."""
@@ -108,7 +107,7 @@ class Sender:
         Raises TruthAway when ClickHouse does not answer, psycopg.Error when Postgres does not. Rows stay as they are then.
         """
         deadline = time.monotonic() + patience_s
-        with postgres.connect(self._settings, autocommit=True) as connection:
+        with ledger.connect(self._settings, autocommit=True) as connection:
             while True:
                 held = list(tally.held)
                 threads = ledger.due_tenants(connection, self._account, states, held, self._now(), self._threads)
@@ -122,12 +121,12 @@ class Sender:
                 if soonest is None:
                     return
                 # not 0: a row that is due and leased by another exporter would make this loop spin
-                wait_s = max(WAIT_S_MIN, (soonest - self._now()).total_seconds())
+                wait_s = max(WAIT_MIN_S, (soonest - self._now()).total_seconds())
                 if time.monotonic() + wait_s > deadline or self._stop.wait(wait_s):
                     return
 
     def _work(self, tally: Tally, states: Sequence[State]) -> None:
-        with postgres.connect(self._settings) as connection, ExitStack() as opened:
+        with ledger.connect(self._settings) as connection, ExitStack() as opened:
 
             @cache
             def truth() -> TotalsBelow:
@@ -185,8 +184,8 @@ class Sender:
             held = sum((asked[key].get(usage_type, Decimal(0)) for usage_type in mapping.usage_types), Decimal(0))
             if held != row.exact_total:
                 found.append(
-                    f"{row.meter} from {row.period_start}: clickhouse {held:f}, counters {row.exact_total:f},"
-                    f" difference {held - row.exact_total:f}"
+                    f"{row.meter} from {row.period_start}: clickhouse {plain(held)}, counters {plain(row.exact_total)},"
+                    f" difference {plain(held - row.exact_total)}"
                 )
         return "; ".join(found) or None
 

@@ -100,6 +100,12 @@ def quantity_of(value: int, scale: int) -> Decimal | None:
         return None
 
 
+def plain(value: Decimal) -> str:
+    """A decimal as people and programs read it: no exponent, no zeros at the end."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def identifier(account: str, livemode: bool, tenant_id: str, meter: str, period_start: str, revision: int, value: int) -> str:
     """Stripe's name for the event: a hash over all that makes it, each part with its length before it."""
     parts = (account, "live" if livemode else "test", tenant_id, meter, period_start, str(revision), str(value))

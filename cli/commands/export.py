@@ -28,9 +28,8 @@ from billing_exporter.sending import Sender, utc_now
 from billing_exporter.stripe_gateway import key_digest, open_gateway
 from billing_exporter.truth import TruthAway, clickhouse_totals
 from cli.stage import stage
-from metering.export_states import MOVES, State
+from metering.export_states import MOVES, State, plain
 from metering.periods import parse_month
-from runtime import postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
 from store.remedies import clickhouse_away, postgres_answers
@@ -71,7 +70,7 @@ def plan(month: tuple[int, int] | None, every: bool, as_json: bool) -> None:
     _one_choice(month, every)
     with stage("export", os.environ) as (settings, _), postgres_answers(settings):
         digest, now = key_digest(settings), utc_now()
-        with postgres.connect(settings) as connection:
+        with ledger.connect(settings) as connection:
             connection.read_only = True
             account = ledger.known_account(connection, digest)
             connection.commit()
@@ -121,7 +120,7 @@ def run_command(month: tuple[int, int] | None, every: bool, patience_s: float, a
 @_period
 @_json
 def status(month: tuple[int, int] | None, as_json: bool) -> None:
-    with stage("export", os.environ) as (settings, _), postgres_answers(settings), postgres.connect(settings) as connection:
+    with stage("export", os.environ) as (settings, _), postgres_answers(settings), ledger.connect(settings) as connection:
         account = ledger.known_account(connection, key_digest(settings))
         rows = [] if account is None else ledger.in_states(connection, account, _shown_states(), starts_in(month))
     if as_json:
@@ -205,10 +204,7 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 
 def _decimal(value: Decimal | None) -> str | None:
-    if value is None:
-        return None
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return None if value is None else plain(value)
 
 
 def _sum(values: Iterable[Decimal | None]) -> str | None:

@@ -32,6 +32,7 @@ from metering.export_states import (
     dominates,
     event_time,
     identifier,
+    plain,
     quantity_of,
     units,
 )
@@ -70,6 +71,13 @@ def test_fifteen_digits_pass_and_sixteen_do_not() -> None:
 def test_a_quantity_is_told_only_where_it_is_exact() -> None:
     assert quantity_of(1_500_000, 1_000_000) == Decimal("1.5")
     assert quantity_of(1, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("1.500000", "1.5"), ("1E+3", "1000"), ("100", "100"), ("-0.50", "-0.5"), ("1E-6", "0.000001")]
+)
+def test_a_decimal_is_written_without_exponent_and_without_idle_zeros(value: str, text: str) -> None:
+    assert plain(Decimal(value)) == text
 
 
 def test_every_part_of_a_row_is_in_its_identifier_and_no_two_rows_share_one() -> None:

@@ -41,7 +41,7 @@ COMMENT ON COLUMN export_ledger.lease_token IS 'Who may move the row until lease
 
 -- Under `last` the newest timestamp wins: two of a (customer, meter) may never be equal.
 CREATE UNIQUE INDEX export_ledger_event_times ON export_ledger (account, livemode, customer_id, meter, event_time);
-CREATE INDEX export_ledger_due ON export_ledger (account, livemode, state, next_try_at)
+CREATE INDEX export_ledger_due ON export_ledger (account, livemode, id)
     WHERE state IN ('planned', 'sending', 'retry_wait');
 CREATE INDEX export_transitions_of_row ON export_transitions (ledger_id, id);
 
