@@ -152,6 +152,10 @@ class Pipeline:
         self._producer.produce(self.topic, value=value, key=key, on_delivery=self._on_delivery, **where, **over)
         self._producer.poll(0)
 
+    def partition(self, entity: str) -> int:
+        """Where the key of such an event leads to."""
+        return partition_of(dedup_key("worker", entity, "PHOTO"), self.partitions)
+
     def send_event(self, entity: str, value: bytes, **over: Any) -> None:
         self.send(value, dedup_key("worker", entity, "PHOTO"), **over)
 
@@ -274,7 +278,9 @@ class Pipeline:
         # I5, I1: at rest fence = committed offset = log end, and each offset has one verdict.
         found = self.fences()
         assert [fence.next_offset for fence in found] == truth.ends
-        assert self.committed() == {partition: end for partition, end in enumerate(truth.ends) if end or partition in self.committed()}
+        assert self.committed() == {
+            partition: end for partition, end in enumerate(truth.ends) if end or partition in self.committed()
+        }
         assert {fence.partition: fence.figures for fence in found} == truth.figures
         for partition, end in enumerate(truth.ends):
             assert truth.figures[partition].offsets == end

@@ -26,6 +26,11 @@ class Steps:
     def names(self) -> list[str]:
         return [step for step, _ in self.taken]
 
+    def wait_for_any(self, within_s: float) -> None:
+        """Returns at the next step, or when the time is over."""
+        with self._changed:
+            self._changed.wait(within_s)
+
     def wait_for(self, step: str, times: int = 1, within_s: float = 10.0) -> None:
         """Returns once the step was taken so often; fails the test when it is not in time."""
         with self._changed:
