@@ -19,6 +19,7 @@ from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayError
 from billing_exporter.ledger import Row
 from billing_exporter.sending import THREADS, Clock, utc_now
 from metering.export_states import State, after_summary, quantity_of
+from runtime import metrics
 from runtime.settings import Settings
 
 READ_STATES: tuple[State, ...] = ("accepted", "confirmed", "ambiguous")
@@ -92,7 +93,9 @@ def reconcile(
                 ledger.note(connection, row, step.reason)
             connection.commit()
             compared.append(Compared(row, scale, found, _verdict(row, step.state, step.reason), step.reason))
-        return compared
+    for one in compared:
+        metrics.EXPORTS_COMPARED.labels(one.verdict).inc()
+    return compared
 
 
 def _verdict(

@@ -37,6 +37,7 @@ from billing_exporter.ledger import Row
 from billing_exporter.truth import OpenTotals, TotalsBelow
 from metering.export_states import Halted, Outcome, Positions, Refused, State, after_send, before_send, plain
 from metering.periods import Period
+from runtime import metrics
 from runtime.crash import crash_point
 from runtime.settings import Settings
 
@@ -78,6 +79,7 @@ class Tally:
 
     def add(self, state: State) -> None:
         """A row came to this state."""
+        metrics.EXPORTS.labels(state).inc()
         with self.lock:
             self.states[state] += 1
 
@@ -161,6 +163,7 @@ class Sender:
                 logger.error("tenant held: ClickHouse and the counters differ", extra={"difference": difference})
                 ledger.hold(connection, fresh, f"held: {difference}", self._now())
                 connection.commit()
+                metrics.EXPORTS_HELD.inc()
                 with tally.lock:
                     tally.held[tenant] = difference
                 rows = [row for row in rows if row.first_sent_at is not None]
@@ -208,7 +211,8 @@ class Sender:
             # stopped for a while between commit and call: the lease may not outlast the call any more
             logger.warning("lease too old for a call; left to the next sender", extra={"ledger_id": row.id})
             return
-        outcome = self._gateway.send(row.event)
+        with metrics.STRIPE_SECONDS.time():
+            outcome = self._gateway.send(row.event)
         self._reached("exporter.posted")
         self._settle(connection, row, outcome, now, tally)
 

@@ -49,3 +49,12 @@ CHECKS_TOGETHER = Histogram(
 )
 # Events taken over HTTP by what became of them: acked, spooled, refused (the sender's fault), unavailable (ours).
 USAGE_TAKEN = Counter("meterline_usage_taken_total", "Usage events received over HTTP, by outcome.", ["outcome"])
+
+# -- billing exporter ----------------------------------------------------------------------------------------------
+# Ledger rows that came to a state by sending, by that state (accepted, retry_wait, rejected, ambiguous, manual).
+EXPORTS = Counter("meterline_exports_total", "Exports, by the state they came to.", ["state"])
+# Rows compared with Stripe's summaries, by verdict; "drift" is money.
+EXPORTS_COMPARED = Counter("meterline_exports_compared_total", "Exports compared with Stripe's summaries.", ["verdict"])
+# Tenants held in a run because ClickHouse and the counters differ.
+EXPORTS_HELD = Counter("meterline_exports_held_total", "Tenants held because ClickHouse and the counters differ.")
+STRIPE_SECONDS = Histogram("meterline_stripe_seconds", "Time of one meter event call to Stripe.", buckets=_FAST)
