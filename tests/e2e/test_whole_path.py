@@ -79,6 +79,14 @@ def event(entity: str, quantity: str = "1.5") -> dict[str, Any]:
     }
 
 
+def running(pid: int) -> bool:
+    """Whether the process is there, a zombie that nobody has reaped yet not counted."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def counted(system: dict[str, Any]) -> tuple[Decimal, int]:
     with psycopg.connect(system["postgres"]) as connection:
         row = connection.execute(
@@ -157,6 +165,28 @@ def test_a_second_up_on_the_same_folder_is_refused_with_the_remedy(system: dict[
     again = meterline("up", "--detach", "--data", system["data"])
     assert again.returncode != 0
     assert "down" in again.stderr
+
+
+def test_everything_ends_with_a_supervisor_that_is_killed_and_the_next_up_finds_the_data(tmp_path: Path) -> None:
+    assert meterline("up", "--detach", "--data", str(tmp_path)).returncode == 0
+    first = json.loads((tmp_path / "stack.json").read_text("utf-8"))
+    try:
+        status, answer = post(first, "/v1/billing/usage?wait=counted&timeout=10s", event("job-kept"))
+        assert (status, answer["counted"]) == (202, True)
+    finally:
+        os.kill(first["supervisor"], 9)
+    pids = [pid for pid in first["processes"].values() if pid is not None]
+    deadline = time.monotonic() + 20
+    while left := [pid for pid in pids if running(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+    assert meterline("down", "--data", str(tmp_path)).returncode == 0  # which tidies up after the dead one
+    assert meterline("up", "--detach", "--data", str(tmp_path)).returncode == 0
+    try:
+        second = json.loads((tmp_path / "stack.json").read_text("utf-8"))
+        assert rows(second, "job-kept") == [(Decimal("1.5"), "tnt_123")]
+    finally:
+        assert meterline("down", "--data", str(tmp_path)).returncode == 0
 
 
 def test_the_demonstration_proves_the_same_quantity_in_every_store(tmp_path: Path) -> None:
