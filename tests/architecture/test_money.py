@@ -11,7 +11,7 @@ from tests.architecture.source import sources
 
 # Where figures of events and of money are made, added up, compared or stored.
 MONEY = ("metering", "meterline_schemas", "billing_exporter", "store")
-SECONDS = ("_s", "_seconds", "timeout")
+SECONDS = ("_s", "_s_min", "_s_max", "_seconds", "timeout")
 
 EXEMPT = {
     # (file, the name that it stands in): why it is no figure of money
