@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -361,6 +362,11 @@ class Consuming:
         return named | {"partitions": lambda: None if self._owns else "no partitions are taken yet"}
 
 
+# The client's method returns a list with a hole in it AND sets an exception; called by the interpreter's short way the
+# exception is not seen, and touching the hole ends the process. This way of calling looks at both.
+_read_headers = operator.methodcaller("headers")
+
+
 def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
     """A record's headers, an absent value as an empty one.
 
@@ -368,7 +374,7 @@ def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
     and is decided like one of a version that nobody knows.
     """
     try:
-        found = message.headers() or ()
+        found = _read_headers(message) or ()
     except (SystemError, UnicodeDecodeError):
         return ((SCHEMA_VERSION_HEADER, b"unreadable: a header's name is not UTF-8"),)
     return tuple((str(header[0]), _bytes(header[1])) for header in found)

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from pydantic import SecretStr
 
 from aggregator.app import committed_notes
+from consumers.app import headers_of
 from deploy.embedded.processes import Child, spawn
 from meterline_schemas.delta import Figures
 from meterline_schemas.event import Event, decode
@@ -148,7 +149,7 @@ class Pipeline:
         """One record; to the partition that its key leads to, or to the one given."""
         if key is not None and partition is None:
             partition = partition_of(key, self.partitions)
-        where = {} if partition is None else {"partition": partition}
+        where: dict[str, Any] = {} if partition is None else {"partition": partition}
         self._producer.produce(self.topic, value=value, key=key, on_delivery=self._on_delivery, **where, **over)
         self._producer.poll(0)
 
@@ -193,10 +194,7 @@ class Pipeline:
                 assert error.code() == KafkaError._PARTITION_EOF, error.str()
                 ends[partition] = offset
                 continue
-            try:
-                headers = [(str(name), bytes(text or b"")) for name, text in message.headers() or ()]
-            except SystemError:
-                headers = [("schema-version", b"?")]
+            headers = headers_of(message)
             value = message.value()
             event = decode(value, headers, message.timestamp()[1], RULES[1])
             verdict, raw = self._verdict(event, value or b"", partition, seen)
