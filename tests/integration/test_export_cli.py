@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ def counted(settings: Settings) -> Settings:
     return settings
 
 
-def _meterline(settings: Settings, server: LocalStripeServer, *words: str, key: str | None = None) -> tuple[int, str, str]:
+def _meterline(
+    settings: Settings, server: LocalStripeServer, *words: str, key: str | None = None, crash_at: str = ""
+) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "cli", *words],
         env={
@@ -76,6 +79,7 @@ def _meterline(settings: Settings, server: LocalStripeServer, *words: str, key: 
             "METERLINE_CLICKHOUSE_PASSWORD": settings.clickhouse_password.get_secret_value(),
             "METERLINE_STRIPE_SECRET_KEY": key if key is not None else server.key,
             "METERLINE_STRIPE_API_BASE": server.url,
+            "METERLINE_CRASH_AT": crash_at,
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -148,3 +152,25 @@ def test_a_wrong_key_a_wrong_month_and_an_absent_stripe_end_with_a_remedy(counte
         server.start()
     assert status == Exit.UNREACHABLE
     assert "Stripe does not answer" in err
+
+
+def test_a_run_that_is_killed_behind_the_call_is_finished_by_the_next_one(counted: Settings, server: LocalStripeServer) -> None:
+    assert _meterline(counted, server, "stripe", "setup", "--yes")[0] == 0
+    with postgres.connect(counted) as connection:
+        connection.execute("UPDATE usage_counters SET quantity = 3 WHERE tenant_id = 'b'")
+        # the event behind the fence is counted now
+        connection.execute("UPDATE delta_fences SET next_offset = 5, admitted = 5")
+        connection.execute("UPDATE usage_counters SET quantity = 10.5 WHERE tenant_id = 'a' AND day = %s", (TODAY,))
+    assert _meterline(counted, server, "export", "run", crash_at="exporter.posted:1")[0] == -signal.SIGKILL
+    with postgres.connect(counted) as connection:
+        left = connection.execute("SELECT count(*) FROM export_ledger WHERE state = 'sending'").fetchone()
+        # its lease would end by itself, within a minute
+        connection.execute("UPDATE export_ledger SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
+    assert left is not None
+    assert left[0] >= 1
+    code, out, err = _meterline(counted, server, "export", "run", "--json")
+    assert code == 0, (out, err)
+    code, out, err = _meterline(counted, server, "export", "reconcile", "--json")
+    compared = json.loads(out)
+    assert (code, compared["by_verdict"]) == (0, {"equal": 4}), err
+    assert compared["expected_quantity"] == compared["stripe_quantity"] == "13.750001"
