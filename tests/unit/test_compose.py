@@ -114,20 +114,35 @@ def test_the_servers_are_the_versions_that_the_tests_run_on() -> None:
 @pytest.mark.parametrize("name", sorted(APP))
 def test_a_service_runs_a_command_that_exists_with_arguments_that_it_takes(name: str) -> None:
     for words in _command_lines(APP[name]):
-        program, *arguments = words
-        assert program == "meterline"
-        command: click.Command = group
-        while isinstance(command, click.Group):
-            with click.Context(command) as context:
-                found = command.get_command(context, arguments.pop(0))
-            assert found is not None, f"{shlex.join(words)}: no such command"
-            command = found
-        # The catalog lies elsewhere here than in the container.
-        arguments = [str(ROOT / "examples" / "plans.yaml") if word.startswith("/etc/meterline/") else word for word in arguments]
-        with command.make_context(shlex.join(words), arguments):
-            pass
-        with click.Context(command, info_name=shlex.join(words)) as context:
-            assert "Usage: " in command.get_help(context)
+        _must_parse(words)
+
+
+def test_the_commands_in_the_files_own_manual_are_real() -> None:
+    shown = re.findall(r"^#.* docker compose run --rm ([a-z]+)(?: (meterline .+?))?(?:  .*)?$", TEXT, re.MULTILINE)
+    assert {service for service, _ in shown} == {"setup", "entitlements", "exporter"}
+    assert {service for service, _ in shown} <= set(APP)
+    commands = [shlex.split(line) for _, line in shown if line]
+    assert len(commands) == 2
+    for words in commands:
+        _must_parse(words)
+
+
+def _must_parse(words: list[str]) -> None:
+    """Through the real command line, down to the command that would run; it is not run."""
+    program, *arguments = words
+    assert program == "meterline"
+    command: click.Command = group
+    while isinstance(command, click.Group):
+        with click.Context(command) as context:
+            found = command.get_command(context, arguments.pop(0))
+        assert found is not None, f"{shlex.join(words)}: no such command"
+        command = found
+    # The catalog lies elsewhere here than in the container.
+    arguments = [str(ROOT / "examples" / "plans.yaml") if word.startswith("/etc/meterline/") else word for word in arguments]
+    with command.make_context(shlex.join(words), arguments):
+        pass
+    with click.Context(command, info_name=shlex.join(words)) as context:
+        assert "Usage: " in command.get_help(context)
 
 
 def test_the_script_of_the_setup_is_one_that_a_shell_takes() -> None:
