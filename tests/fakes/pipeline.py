@@ -110,6 +110,7 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         for child in self._children:
             child.kill()
+        self._producer.flush(5.0)
         self.clickhouse.close()
 
     # -- processes -----------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""Partitions that change hands while records arrive: the numbers do not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.settings import Settings
+from tests.fakes.pipeline import Pipeline, wait_until
+from tests.integration.test_consume_crashes import publish
+
+DYNAMIC = {"consumer_instance": "", "range_window_ms": "5", "range_events_max": "100"}
+"""A member without an id of its own: its partitions move as soon as it leaves."""
+
+
+def test_a_second_consumer_joins_and_leaves_under_load_and_every_number_is_exact(migrated: Settings, tmp_path: Path) -> None:
+    with Pipeline(migrated, tmp_path) as pipeline:
+        first = pipeline.consume(**DYNAMIC)
+        pipeline.aggregate()
+        publish(pipeline, 0, 1_000)
+        second = pipeline.consume(**DYNAMIC)
+        rounds = 1
+        while "partition taken" not in second.logged():
+            assert rounds < 300, f"the second consumer got no partition:\n{second.tail()}"
+            publish(pipeline, rounds, 100)
+            rounds += 1
+            wait_until("some of it is committed", lambda: sum(pipeline.committed().values()) > 0)
+        publish(pipeline, rounds, 300)
+        second.ask_to_stop()
+        publish(pipeline, rounds + 1, 300)
+        assert pipeline.wait_for_end(second) == 0, second.tail()
+        publish(pipeline, rounds + 2, 300)
+        pipeline.settle()
+        pipeline.assert_exact()
+        assert first.poll() is None, first.tail()
+        taken = first.logged().count("partition taken")
+        assert taken > pipeline.partitions, "what came back was built anew"
+        first.ask_to_stop()
+        assert pipeline.wait_for_end(first) == 0, first.tail()
