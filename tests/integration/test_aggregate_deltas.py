@@ -7,7 +7,7 @@ from urllib.request import urlopen
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # it re-exports it without saying so
 
 from deploy.embedded.processes import Child, free_port
 from meterline_schemas.delta import Delta, Figures, decode_delta, encode_delta

@@ -76,7 +76,7 @@ def running(migrated: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def reasons(pipeline: Pipeline) -> dict[str, int]:
-    return dict(pipeline.query("SELECT reason, count() FROM usage_rejects FINAL GROUP BY reason"))  # type: ignore[arg-type]
+    return dict(pipeline.query("SELECT reason, count() FROM usage_rejects FINAL GROUP BY reason"))
 
 
 BAD_BYTES: dict[str, tuple[bytes | None, str]] = {
