@@ -50,7 +50,7 @@ def _credentials(settings: Settings) -> Any:
     return faust.SSLCredentials(security["ssl_context"]) if security["ssl_context"] is not None else None
 
 
-def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delta]], None]) -> Any:
+def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delta]], None], stop: threading.Event) -> Any:
     """The Faust app: reads deltas raw and hands them to `count` in batches, one batch at a time."""
     datadir = settings.data_dir / "aggregator"
     # Faust makes the last folder of the path only.
@@ -82,17 +82,23 @@ def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delt
         async for events in stream.take_events(settings.aggregator_batch_max, within=_BATCH_WITHIN_S):
             batch = [delta for event in events if (delta := _readable(event.message.value, epoch.epoch)) is not None]
             if batch:
-                await _whole(asyncio.get_running_loop().run_in_executor(counting_thread, count, batch), settings.stop_within_s)
+                counted = asyncio.get_running_loop().run_in_executor(counting_thread, count, batch)
+                await _whole(counted, settings.stop_within_s, lambda: bool(app.should_stop), stop)
             yield
 
     return app
 
 
-async def _whole(counted: asyncio.Future[None], within_s: float) -> None:
-    """Waits for a batch to be counted. Ends the process where it is not: after this, Faust acknowledges the batch."""
+async def _whole(counted: asyncio.Future[None], within_s: float, stopping: Callable[[], bool], stop: threading.Event) -> None:
+    """Waits for a batch to be counted. Ends the process where it is not: after this, Faust acknowledges the batch.
+
+    Cancelled because the process stops, it tells the counting thread not to wait for a store that is away.
+    """
     try:
         await asyncio.shield(counted)
     except asyncio.CancelledError:
+        if stopping():
+            stop.set()
         done, _ = await asyncio.wait([counted], timeout=within_s)
         if not done or counted.exception() is not None:
             _leave(Exit.UNREACHABLE, "stopped before a batch was counted; it is read again at the next start")
@@ -138,10 +144,19 @@ def committed_notes(admin: AdminClient, group: str, topic: str, epoch: int, part
     return notes
 
 
+def _to_its_end(target: Callable[[], None]) -> None:
+    """A loop that ends by an error would be missed by nobody until counters age or a fence stands still."""
+    try:
+        target()
+    except BaseException:
+        logger.critical("a loop beside the stream failed for a reason nobody foresaw", exc_info=True)
+        _leave(Exit.FAILED, "an unforeseen error beside the stream")
+
+
 @contextmanager
 def _beside(targets: list[Callable[[], None]], stop: threading.Event) -> Iterator[None]:
     """Runs loops on threads while the block runs, and ends them with `stop`."""
-    threads = [threading.Thread(target=target, daemon=True) for target in targets]
+    threads = [threading.Thread(target=_to_its_end, args=(target,), daemon=True) for target in targets]
     for thread in threads:
         thread.start()
     try:
@@ -226,7 +241,7 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         stop,
     )
     counter = counting()
-    app = make_app(settings, epoch, counter.count)
+    app = make_app(settings, epoch, counter.count, stop)
 
     def look(name: str) -> str | None:
         if name == "stream":
