@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from pydantic import SecretStr
 
 from aggregator.app import committed_notes
@@ -238,7 +238,10 @@ class Pipeline:
             return fences.read_fences(connection, 1)
 
     def committed(self) -> dict[int, int]:
-        notes = committed_notes(self._admin, self.settings.consumer_group, self.topic, 1, self.partitions)
+        try:
+            notes = committed_notes(self._admin, self.settings.consumer_group, self.topic, 1, self.partitions)
+        except KafkaException:  # the broker is still making the group's coordinator ready
+            return {}
         return {partition: int(note.offset) for partition, note in notes.items()}
 
     def query(self, sql: str) -> Iterable[Any]:
