@@ -1,0 +1,47 @@
+"""`python -m tests.simulation --seed N -v` replays one schedule, `--seeds A..B` runs many and says how fast."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+
+from tests.simulation import mutants, seams
+from tests.simulation.schedules import run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int, help="one schedule; -v prints it")
+    which.add_argument("--seeds", metavar="A..B", help="all from A up to, not including, B")
+    parser.add_argument("-v", "--verbose", action="store_true")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with a deliberate bug")
+    asked = parser.parse_args()
+    if asked.seed is not None:
+        seeds = range(asked.seed, asked.seed + 1)
+    else:
+        first, _, last = asked.seeds.partition("..")
+        seeds = range(int(first), int(last))
+
+    failed = []
+    with seams.driven(), mutants.applied(asked.mutant):
+        began = time.perf_counter()
+        for seed in seeds:
+            violation = run(seed, asked.verbose)
+            if violation is not None:
+                failed.append(seed)
+                if len(failed) <= 5:
+                    print(f"seed {seed}: {violation}")
+                    if asked.verbose and violation.__cause__ is not None:
+                        traceback.print_exception(violation.__cause__)
+        took = time.perf_counter() - began
+    print(f"{len(seeds)} schedules, {len(failed)} with a violation, {len(seeds) / took * 60:.0f} a minute")
+    if failed:
+        print(f"replay: python -m tests.simulation --seed {failed[0]} -v")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The aggregator process around the product's `Counting`: deltas arrive in order, again, too early, or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from aggregator.counting import Counting, NotExplained, Target
+from meterline_schemas.delta import Delta, decode_delta, parse_commit
+from runtime.exits import MeterlineExit
+from tests.simulation.violation import Crash
+from tests.simulation.workload import PARTITIONS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_BATCH_MAX = 4
+
+
+class _Stopped:
+    """Stands for the process's stop event: a delta that cannot be counted now ends the process, which starts again."""
+
+    def is_set(self) -> bool:
+        return True
+
+
+class Counter:
+    def __init__(self, world: World) -> None:
+        self.world, self.random = world, world.random
+        self.positions = [0] * PARTITIONS
+        stores = cast(Any, world.stores)
+        self._counting = Counting(lambda: stores.ledger, lambda: stores, 60.0, cast(Any, _Stopped()))
+
+    def step(self) -> None:
+        chance = self.random.random()
+        if chance < 0.8:
+            self._next()
+        elif chance < 0.9:
+            self._any()
+        elif self.world.loses_deltas:
+            self.repair(int(self.random.random() * PARTITIONS))
+
+    def _next(self) -> None:
+        """The next deltas of one or all partitions, in one transaction. A failure reads some of them again later."""
+        only = int(self.random.random() * (PARTITIONS + 1))
+        batch: list[Delta] = []
+        ahead = list(self.positions)
+        for partition in range(PARTITIONS):
+            if only not in (partition, PARTITIONS):
+                continue
+            log = self.world.stores.deltas[partition]
+            end = min(len(log), ahead[partition] + 1 + int(self.random.random() * _BATCH_MAX))
+            for value in log[ahead[partition] : end]:
+                if self.world.loses_deltas and self.random.random() < 0.1:
+                    self.world.say("a delta is lost", None)
+                else:
+                    batch.append(decode_delta(value))
+            ahead[partition] = end
+        if not batch or self._count(batch):
+            self.positions = ahead
+        if self.random.random() < 0.1:
+            self.positions = [int(self.random.random() * (position + 1)) for position in self.positions]
+
+    def _any(self) -> None:
+        """A delta out of turn: one of long ago, or one before its time."""
+        log = self.world.stores.deltas[int(self.random.random() * PARTITIONS)]
+        if log:
+            self._count([decode_delta(log[int(self.random.random() * len(log))])])
+
+    def _count(self, batch: list[Delta]) -> bool:
+        try:
+            self._counting.count(batch)
+        except (Crash, MeterlineExit) as error:
+            self.world.say(f"counting failed: {error}", None)
+            return False
+        self.world.say(f"counted {[(d.partition, d.from_offset, d.to_offset) for d in batch]}", None)
+        return True
+
+    def repair(self, partition: int) -> None:
+        """What the reconciler does for a fence that stands still below the committed offset."""
+        committed = self.world.stores.group.committed.get(partition)
+        try:
+            note = parse_commit(committed[1]) if committed is not None else None
+        except ValueError:
+            note = None
+        if committed is None or note is None or not note.matches(1, committed[0]):
+            return
+        try:
+            repaired = self._counting.repair(Target(1, partition, note.offset, note.rules_version, note.figures), "stood still")
+        except (Crash, NotExplained) as error:
+            self.world.say(f"not repaired: {error}", None)
+        else:
+            self.world.say(f"repaired partition {partition} up to {note.offset}: {repaired}", None)
+
+    def drain(self) -> None:
+        """Every delta from where the process stands, in order; then, where deltas may be lost, every fence."""
+        for partition, log in enumerate(self.world.stores.deltas):
+            for value in log[self.positions[partition] :]:
+                self._count([decode_delta(value)])
+            self.positions[partition] = len(log)
+            if self.world.loses_deltas:
+                self.repair(partition)

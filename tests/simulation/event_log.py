@@ -1,0 +1,57 @@
+"""`usage.events` in memory: LogAppendTime, and offsets that hold no record for a reader of committed transactions."""
+
+from __future__ import annotations
+
+from random import Random
+
+from metering.ranges import Record
+from meterline_schemas.types import Offset
+from tests.simulation.workload import DAY_MS, FIRST_MS, PARTITIONS, Message, draw
+
+_RECORDS_A_DAY = 12
+
+
+class EventLog:
+    """`partitions[p][offset]` is the record there, None where there is none (a marker, or what was rolled back)."""
+
+    def __init__(self) -> None:
+        self.partitions: list[list[Record | None]] = [[] for _ in range(PARTITIONS)]
+        self._appended = 0
+
+    def append(self, partition: int, message: Message) -> None:
+        log = self.partitions[partition]
+        timestamp_ms = FIRST_MS + self._appended // _RECORDS_A_DAY * DAY_MS
+        log.append(Record(Offset(len(log)), message.value, None, message.headers, timestamp_ms))
+        self._appended += 1
+
+    def ends(self) -> list[int]:
+        return [len(log) for log in self.partitions]
+
+    def produce(self, random: Random) -> int:
+        """One to three records; some in a transaction, which may be rolled back. How many can be read."""
+        partition, message = draw(random)
+        kind = random.random()
+        self.append(partition, message)
+        if kind < 0.75:
+            return 1
+        log = self.partitions[partition]
+        if kind < 0.8:  # rolled back: its records and its marker are void
+            log[-1] = None
+            log.append(None)
+            return 0
+        self.append(*draw(random))
+        if kind < 0.9:
+            log.append(None)  # the marker of a committed transaction
+        return 2
+
+    def read(self, partition: int, position: int, records_max: int) -> tuple[list[Record], int]:
+        """The next records from `position`, and the position behind them; the log's end when it is reached."""
+        log, found = self.partitions[partition], []
+        while position < len(log) and len(found) < records_max:
+            record = log[position]
+            if record is not None:
+                found.append(record)
+            position += 1
+        while position < len(log) and log[position] is None:
+            position += 1
+        return found, position

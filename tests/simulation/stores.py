@@ -1,0 +1,48 @@
+"""Everything that outlives a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from metering.index import Hashes
+from metering.ranges import Claim
+from store.event_log import Held, Recomputed
+from tests.simulation.event_log import EventLog
+from tests.simulation.group import Group
+from tests.simulation.ledger import Ledger
+from tests.simulation.tables import Tables
+from tests.simulation.workload import PARTITIONS
+
+
+@dataclass
+class Stores:
+    random: Random
+    confirms_lag: bool
+    """Not where hashes are weak: of two keys with one hash a lagging read may show one, and nobody could tell."""
+    log: EventLog = field(default_factory=EventLog)
+    tables: Tables = field(default_factory=Tables)
+    deltas: list[list[bytes]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
+    group: Group = field(default_factory=Group)
+    ledger: Ledger = field(default_factory=Ledger)
+    calm: bool = False
+    """No store fails and no read lags any more."""
+
+    def _seen(self) -> int | None:
+        if self.calm or self.random.random() < 0.75:
+            return None
+        return int(self.random.random() * (len(self.tables.arrived) + 1))
+
+    # -- reads of ClickHouse, each from a replica that may be behind ----------------------------------------------
+
+    def held_below(self, partition: int, offset: int) -> Held:
+        return self.tables.held_below(partition, offset, self._seen())
+
+    def confirm(self, hashes: Hashes) -> dict[bytes, Claim]:
+        return self.tables.confirm(hashes, self._seen() if self.confirms_lag else None)
+
+    def recompute(self, partition: int, from_offset: int, to_offset: int) -> Recomputed:
+        return self.tables.recompute(partition, from_offset, to_offset, self._seen())
+
+    def close(self) -> None:
+        """The client's."""

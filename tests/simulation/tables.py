@@ -1,0 +1,147 @@
+"""ClickHouse in memory: `usage_events` row by row as they arrived, copies included, and `usage_rejects` by position.
+
+A read may lag: it sees the first so many arrivals, as a replica that is behind would show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metering.index import Hashes
+from metering.ranges import Claim, Decided
+from meterline_schemas.delta import DeltaLine
+from meterline_schemas.types import Micros, TenantId, UsageType
+from store.event_log import Held, Recomputed
+from tests.simulation.violation import Violation
+from tests.simulation.workload import DAY_MS
+
+
+class Row(NamedTuple):
+    """A row of usage_events: what its record and position determine."""
+
+    partition: int
+    offset: int
+    key: bytes
+    key_hash: int
+    tenant_id: str
+    usage_type: str
+    day: int
+    quantity: Micros
+    kind: str
+    corrects: bytes
+    row_hash: int
+
+
+class RejectRow(NamedTuple):
+    """A row of usage_rejects."""
+
+    partition: int
+    offset: int
+    verdict: str
+    reason: str
+    raw_value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    admitted_offset: int | None
+
+
+def admitted_rows(ranges: Iterable[Decided]) -> tuple[Row, ...]:
+    """Stands where the consumer makes its Arrow table."""
+    return tuple(
+        Row(
+            decided.span.partition,
+            row.reading.record.offset,
+            row.event.key,
+            row.reading.key_hash,
+            row.event.tenant_id,
+            row.event.usage_type,
+            row.event.occurred_at_ms // DAY_MS,
+            row.event.quantity,
+            row.event.kind,
+            row.event.corrects,
+            row.reading.row_hash,
+        )
+        for decided in ranges
+        for row in decided.admitted
+    )
+
+
+def reject_rows(ranges: Iterable[Decided]) -> tuple[RejectRow, ...]:
+    """Stands where the consumer makes its Arrow table."""
+    return tuple(
+        RejectRow(
+            decided.span.partition,
+            reject.reading.record.offset,
+            reject.verdict,
+            str(reject.reason),
+            reject.reading.record.value,
+            reject.reading.record.headers,
+            reject.admitted.offset if reject.admitted is not None else None,
+        )
+        for decided in ranges
+        for reject in decided.rejects
+    )
+
+
+class Tables:
+    """What has arrived, in order. `seen` of a read is how many arrivals it sees; None for all."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Row] = []
+        self.events: dict[tuple[int, int], Row] = {}
+        self.rejects: dict[tuple[int, int], RejectRow] = {}
+
+    def insert(self, admitted: Sequence[Row], rejects: Sequence[RejectRow]) -> None:
+        """Copies are identical, or they would not collapse."""
+        for row in admitted:
+            known = self.events.setdefault((row.partition, row.offset), row)
+            if known != row:
+                raise Violation("I3", f"two rows at one position differ: {known} and {row}")
+            self.arrived.append(row)
+        for reject in rejects:
+            kept = self.rejects.setdefault((reject.partition, reject.offset), reject)
+            if kept != reject:
+                raise Violation("I6", f"two rejects at one position differ: {kept} and {reject}")
+
+    def held_below(self, partition: int, offset: int, seen: int | None) -> Held:
+        """As the consumer's rebuild reads it: one row an offset."""
+        found = {row.offset: row for row in self.arrived[:seen] if row.partition == partition and row.offset < offset}
+        hashes = np.array([row.key_hash for row in found.values()], dtype=np.uint64)
+        return Held(hashes, len(found), sum(row.row_hash for row in found.values()) % (1 << 64))
+
+    def confirm(self, hashes: Hashes, seen: int | None) -> dict[bytes, Claim]:
+        """As the consumer's exact confirm reads it: by hash, each key at its smallest position."""
+        wanted = set(hashes.tolist())
+        claims: dict[bytes, Claim] = {}
+        for row in self.arrived[:seen]:
+            if row.key_hash in wanted:
+                known = claims.get(row.key)
+                if known is None or row.offset < known.offset:
+                    claims[row.key] = Claim(
+                        1, row.partition, row.offset, row.tenant_id, row.quantity, row.kind, row.corrects, row.row_hash
+                    )
+        return claims
+
+    def recompute(self, partition: int, from_offset: int, to_offset: int, seen: int | None) -> Recomputed:
+        """As the aggregator reads a range back: one row an offset."""
+        found = {
+            row.offset: row
+            for row in self.arrived[:seen]
+            if row.partition == partition and from_offset <= row.offset < to_offset
+        }
+        return Recomputed(lines_of(found.values()), len(found), sum(row.row_hash for row in found.values()) % (1 << 64))
+
+
+def lines_of(rows: Iterable[Row]) -> tuple[DeltaLine, ...]:
+    """What rows add to the counters."""
+    sums: dict[tuple[str, str, int], tuple[int, int]] = {}
+    for row in rows:
+        key = (row.tenant_id, row.usage_type, row.day)
+        quantity, events = sums.get(key, (0, 0))
+        sums[key] = quantity + row.quantity, events + 1
+    return tuple(
+        DeltaLine(TenantId(tenant), UsageType(usage_type), str(np.datetime64(day, "D")), Micros(quantity), events)
+        for (tenant, usage_type, day), (quantity, events) in sorted(sums.items())
+    )

@@ -1,0 +1,180 @@
+"""A schedule: who moves when, drawn from one seed."""
+
+from __future__ import annotations
+
+from random import Random
+
+from meterline_schemas.delta import encode_commit
+from tests.simulation import codec, seams
+from tests.simulation.check import check
+from tests.simulation.counter import Counter
+from tests.simulation.member import Member
+from tests.simulation.steps import Step
+from tests.simulation.stores import Stores
+from tests.simulation.violation import Violation
+from tests.simulation.workload import PARTITIONS, RULES_BY_VERSION
+
+_MEMBERS = 2
+_RECORDS = 36
+_STEPS = 230
+_STIR_DEPTH_MAX = 2
+_REST_STEPS_MAX = 600
+
+
+class World:
+    """One seed's. Everything random is drawn from `random`, in an order that the seed alone decides."""
+
+    def __init__(self, seed: int, verbose: bool = False) -> None:
+        self.seed, self.verbose = seed, verbose
+        self.random = random = Random(seed)
+        weak = random.random() < 0.5
+        codec.use_weak_hashes(weak)
+        self.stores = Stores(random, confirms_lag=not weak)
+        self.loses_deltas = random.random() < 0.3
+        self.delta_bytes_max = 524_288 if random.random() < 0.7 else 330
+        self.late: list[Step] = []
+        older = {1: RULES_BY_VERSION[1]}
+        self.members = [
+            Member(self, number, older if random.random() < 0.2 else dict(RULES_BY_VERSION)) for number in range(_MEMBERS)
+        ]
+        self.counter = Counter(self)
+        self._records_left = _RECORDS
+        self._depth = 0
+        self._rules_wait = random.random() < 0.5
+        self._steps = 0
+
+    # -- run -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Raises Violation."""
+        seams.current.crashes_counting = self._crashes_counting
+        self.rebalance()
+        for _ in range(_STEPS):
+            self._move()
+        self._rest()
+        check(self.stores, self.loses_deltas)
+
+    def say(self, what: str, member: int | None) -> None:
+        """A line of the schedule."""
+        if self.verbose:
+            who = "" if member is None else f"member {member}: "
+            print(f"{self._steps:4d} {'  ' * self._depth}{who}{what}")  # noqa: T201 - what -v is for
+
+    def stir(self) -> None:
+        """Called where the product waits for a store: others move meanwhile."""
+        if self._depth < _STIR_DEPTH_MAX and not self.stores.calm and self.random.random() < 0.5:
+            self._depth += 1
+            for _ in range(1 + int(self.random.random() * 4)):
+                self._move()
+            self._depth -= 1
+
+    def _move(self) -> None:
+        self._steps += 1
+        chance = self.random.random()
+        if chance < 0.66:
+            self._any_member().step()
+        elif chance < 0.78:
+            self.counter.step()
+        elif chance < 0.90:
+            self._produce()
+        elif chance < 0.94:
+            self._land_late()
+        elif chance < 0.965:
+            self._any_member().kill()
+        elif chance < 0.985:
+            self.rebalance()
+        elif chance < 0.995:
+            self._activate_rules()
+        else:
+            self._reset_group()
+
+    def _any_member(self) -> Member:
+        return self.members[int(self.random.random() * _MEMBERS)]
+
+    def _crashes_counting(self) -> bool:
+        return not self.stores.calm and self.random.random() < 0.05
+
+    # -- what happens to a pipeline ------------------------------------------------------------------------------
+
+    def _produce(self) -> None:
+        if self._records_left > 0:
+            self._records_left -= max(1, self.stores.log.produce(self.random))
+            self.say(f"log ends at {self.stores.log.ends()}", None)
+
+    def _land_late(self) -> None:
+        if self.late:
+            step = self.late.pop(int(self.random.random() * len(self.late)))
+            self.say(f"a late {step.kind} lands", None)
+            step.effect()
+
+    def rebalance(self) -> None:
+        """Some members give back in good time, some drop everything, some do not hear of it: zombies."""
+        for member in self.members:
+            chance = self.random.random()
+            if chance < 0.3:
+                member.finish()
+            elif chance < 0.5:
+                member.notice()
+        owners = {partition: int(self.random.random() * _MEMBERS) for partition in range(PARTITIONS)}
+        self.stores.group.rebalance(owners)
+        self.say(f"rebalance: {owners}", None)
+
+    def _activate_rules(self) -> None:
+        """`rules activate`: the log's ends, read and written under the exclusive lock."""
+        if self._rules_wait:
+            self._rules_wait = False
+            for partition, end in enumerate(self.stores.log.ends()):
+                self.stores.ledger.rules_from[partition].append((end, 2))
+            self.say(f"rules 2 from {self.stores.log.ends()}", None)
+
+    def _reset_group(self) -> None:
+        """An operator's hand in the group: an offset without a note, with another's note, or none at all."""
+        committed, partition = self.stores.group.committed, int(self.random.random() * PARTITIONS)
+        chance = self.random.random()
+        offset = int(self.random.random() * (self.stores.log.ends()[partition] + 1))
+        if chance < 0.4:
+            committed[partition] = (offset, "")
+        elif chance < 0.7:
+            fence = self.stores.ledger.fences[1, partition]
+            committed[partition] = (offset + 1, encode_commit(1, fence.next_offset, fence.rules_version, fence.figures))
+            if offset + 1 == fence.next_offset:
+                committed[partition] = (offset, "")
+        else:
+            committed.pop(partition, None)
+        self.say(f"the group's offset of {partition} is now {committed.get(partition)}", None)
+
+    # -- rest ----------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """No more faults: what is late lands or is lost, one member takes everything, all deltas arrive."""
+        self.stores.calm = True
+        while self.late:
+            if self.random.random() < 0.3:
+                self.late.pop()
+            else:
+                self._land_late()
+        last, *others = self.members
+        for member in others:
+            member.finish() if self.random.random() < 0.5 else member.kill()
+            if self.random.random() < 0.5:
+                self._land_late()
+        self.late.clear()
+        if self.random.random() < 0.5:
+            last.kill()
+        last.rules = dict(RULES_BY_VERSION)
+        self.stores.group.rebalance(dict.fromkeys(range(PARTITIONS), last.number))
+        last.notice()
+        self.late.clear()
+        ends = dict(enumerate(self.stores.log.ends()))
+        for _ in range(_REST_STEPS_MAX):
+            if {p: offset for p, (offset, _) in self.stores.group.committed.items()} == ends | _untouched(ends, self.stores):
+                break
+            last.step()
+        else:
+            raise Violation("rest", f"committed {self.stores.group.committed}, the log ends at {ends}")
+        self.counter.drain()
+
+
+def _untouched(ends: dict[int, int], stores: Stores) -> dict[int, int]:
+    """Nothing is committed of a partition without an offset, unless somebody did."""
+    return {p: stores.group.committed.get(p, (end, ""))[0] for p, end in ends.items() if end == 0}
