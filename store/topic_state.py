@@ -20,6 +20,16 @@ from runtime.kafka import REQUEST_TIMEOUT_S
 _ANSWER_WITHIN_S = REQUEST_TIMEOUT_S + 5
 """The client gives up after REQUEST_TIMEOUT_S; this is for the case that it does not."""
 
+_KNOWS_OLD_LEADERS = frozenset(
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError._NOENT,
+    }
+)
+
 
 @dataclass(frozen=True)
 class TopicState:
@@ -84,6 +94,18 @@ def log_ends(admin: AdminClient, topic: str, partitions: int) -> list[int]:
 
 
 def _offsets(admin: AdminClient, topic: str, partitions: int, spec: Any) -> list[int]:
+    try:
+        return _ask_offsets(admin, topic, partitions, spec)
+    except KafkaException as error:
+        if error.args[0].code() not in _KNOWS_OLD_LEADERS:
+            raise
+    # A broker came back, and the client keeps asking for the leaders' former epochs until its metadata are old (15
+    # minutes): an answer to list_offsets does not make it look again, as one to a fetch does.
+    admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+    return _ask_offsets(admin, topic, partitions, spec)
+
+
+def _ask_offsets(admin: AdminClient, topic: str, partitions: int, spec: Any) -> list[int]:
     asked = {TopicPartition(topic, partition): spec for partition in range(partitions)}
     futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S)
     offsets = {where.partition: int(answer(future).offset) for where, future in futures.items()}

@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from deploy.embedded.kafka import Kafka, SecureListener
+from store import topic_state
 
 PASSWORD = 'pass "word" with \\ and ;'
 
@@ -124,3 +125,17 @@ def test_nothing_is_left_in_the_temporary_folder(broker: Kafka) -> None:
 
 def test_the_secrets_in_the_configuration_are_not_for_everybody(broker: Kafka) -> None:
     assert (broker.home / "server.properties").stat().st_mode & 0o077 == 0
+
+
+def test_a_client_that_asked_for_the_ends_before_a_kill_gets_them_after_it(broker: Kafka) -> None:
+    """Else the counters' freshness stands still for a quarter of an hour after a broker came back."""
+    _create(broker, "ends")
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    assert topic_state.log_ends(admin, "ends", 1) == [0]
+    broker.kill()
+    broker.start()
+    producer = Producer({"bootstrap.servers": broker.address, "acks": "all"})
+    producer.produce("ends", b"x")
+    assert producer.flush(15) == 0
+    assert topic_state.log_ends(admin, "ends", 1) == [1]
+    assert topic_state.log_starts(admin, "ends", 1) == [0]
