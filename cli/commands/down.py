@@ -10,20 +10,14 @@ from pathlib import Path
 
 import click
 
+from cli.options import DATA_FOLDER
 from runtime.exits import Exit, MeterlineExit
 
 STOPPED_WITHIN_S = 45.0
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".meterline"),
-    envvar="METERLINE_DATA_DIR",
-    show_default=True,
-    help="Data folder.",
-)
+@DATA_FOLDER
 def command(data: Path) -> None:
     """Stop what `up` started on the data folder. The data is kept."""
     stack_file = data.absolute() / "stack.json"

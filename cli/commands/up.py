@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from cli.options import DATA_FOLDER
 from runtime.exits import Exit, MeterlineExit
 
 CATALOG = Path(__file__).parents[2] / "examples" / "plans.yaml"
@@ -19,14 +20,7 @@ DETACHED_READY_WITHIN_S = 120.0
 @click.command()
 @click.option("--detach", is_flag=True, help="Return once everything is ready; `down` stops it.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port of the HTTP endpoint. Default: a free one.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".meterline"),
-    envvar="METERLINE_DATA_DIR",
-    show_default=True,
-    help="Data folder.",
-)
+@DATA_FOLDER
 @click.option("--plans", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=CATALOG, help="Catalog to apply.")
 def command(detach: bool, port: int | None, data: Path, plans: Path) -> None:
     """Start the embedded stack and all stages, supervised, until Ctrl-C.

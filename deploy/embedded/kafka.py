@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from deploy.embedded.child_server import ChildServer
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.jars import class_path
-from deploy.embedded.processes import Child, Starting, free_port, port_answers, run_one, spawn, until, until_ended
+from deploy.embedded.processes import Starting, free_port, port_answers, run_one, spawn, until, until_ended
 
 READY_WITHIN_S = 60.0
 FORMATTED_WITHIN_S = 30.0
@@ -83,7 +84,7 @@ class SecureListener:
     key: Path | None = None
 
 
-class Kafka:
+class Kafka(ChildServer):
     """The broker with its data below `home`. It keeps its ports over `restart`, and its data over everything.
 
     Start with `start()`, or drive `starting()` together with other servers; always from the main thread.
@@ -103,7 +104,6 @@ class Kafka:
         self.controller_port = controller_port or free_port()
         self.secure = {listener.protocol: (free_port(), listener) for listener in listeners}
         self._log = log
-        self.child: Child | None = None
         self._version = ""
 
     @property
@@ -142,18 +142,6 @@ class Kafka:
         yield from until(lambda: "Kafka Server started" in child.logged() and port_answers(self.port), READY_WITHIN_S, child)
         found = re.search(r"Kafka version: (\S+)", child.logged())
         self._version = f"apache-{found[1]}" if found else "apache"
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Ends it gracefully, or by force after the time. Harmless when it does not run."""
-        if self.child is not None:
-            self.child.stop(timeout_s)
-            self.child = None
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
 
     @property
     def _configuration(self) -> Path:

@@ -8,20 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deploy.embedded.processes import Child, Starting, run_one, spawn, until
+from deploy.embedded.child_server import ChildServer
+from deploy.embedded.processes import Starting, run_one, spawn, until
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 60.0
 ASK_TIMEOUT_S = 2.0
 
 
-class ModuleServer:
+class ModuleServer(ChildServer):
     """Starts it, waits until `ready_path` answers 200, keeps its port over restarts. From the main thread only."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], *, port: int, home: Path, ready_path: str) -> None:
         self.home = home.absolute()
         self.port = port
-        self.child: Child | None = None
         self._name = name
         self._command = [sys.executable, "-m", module, *arguments]
         self._ready_path = ready_path
@@ -45,18 +45,6 @@ class ModuleServer:
         self.child = child
         yield from until(lambda: get(self.port, self._ready_path) is not None, READY_WITHIN_S, child)
         self._version = self.ask_version()
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Ends it gracefully, or by force after the time. Harmless when it does not run."""
-        if self.child is not None:
-            self.child.stop(timeout_s)
-            self.child = None
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
 
 
 def get(port: int, path: str, *, user: str = "", password: str = "") -> str | None:

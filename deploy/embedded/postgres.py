@@ -22,9 +22,9 @@ from pathlib import Path
 
 import psycopg
 
+from deploy.embedded.child_server import ChildServer
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.processes import (
-    Child,
     Starting,
     User,
     free_port,
@@ -63,7 +63,7 @@ print("\\n".join(path for path in sys.argv[3:] if not os.access(path, os.R_OK | 
 """
 
 
-class Postgres:
+class Postgres(ChildServer):
     """The server with its data below `home` (or where `home` says). It keeps its port and its data over `restart`.
 
     `durable=False` leaves out fsync: a killed server loses nothing all the same, a machine without power does.
@@ -84,7 +84,6 @@ class Postgres:
         self._log = log
         self._durable = durable
         self._version = ""
-        self.child: Child | None = None
 
     @property
     def url(self) -> str:
@@ -140,18 +139,6 @@ class Postgres:
             pause_until = time.monotonic() + 0.1
             while time.monotonic() < pause_until:
                 yield
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Ends it and its sessions gracefully, or by force after the time. Harmless when it does not run."""
-        if self.child is not None:
-            self.child.stop(timeout_s)
-            self.child = None
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
 
     def _answers(self) -> bool:
         if not port_answers(self.port):

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.embedded.processes import Child, Starting, free_port, port_answers, run_one, spawn, until
+from deploy.embedded.child_server import ChildServer
+from deploy.embedded.processes import Starting, free_port, port_answers, run_one, spawn, until
 
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 CONNECTIONS_MAX = 256
@@ -23,12 +24,11 @@ HANDSHAKE_TIMEOUT_S = 10.0
 READY_WITHIN_S = 15.0
 
 
-class TlsFront:
+class TlsFront(ChildServer):
     """The front as a child process. `port` is where TLS clients connect."""
 
     def __init__(self, home: Path, *, to_port: int, certificate: Path, key: Path) -> None:
         self.port = free_port()
-        self.child: Child | None = None
         self._log = home.absolute() / "tls.log"
         files = ["--certificate", str(certificate), "--key", str(key)]
         ports = ["--port", str(self.port), "--to", str(to_port)]
@@ -42,12 +42,6 @@ class TlsFront:
         """The same, step by step."""
         self.child = spawn("the TLS front", self._command, log=self._log, cwd=Path(__file__).parents[2])
         yield from until(lambda: port_answers(self.port), READY_WITHIN_S, self.child)
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Ends it with its connections. Harmless when it does not run."""
-        if self.child is not None:
-            self.child.stop(timeout_s)
-            self.child = None
 
 
 class _Side(asyncio.Protocol):

@@ -252,6 +252,7 @@ def test_a_broken_request_line_and_a_half_sent_body_do_no_harm(gateway: GatewayP
     ):
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as raw:
             raw.sendall(sent)
+        assert gateway.sql("SELECT 1").body == b"1\n"
 
 
 def test_one_session_serves_one_request_at_a_time(gateway: GatewayProcess) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from confluent_kafka import KafkaError
+from prometheus_client import REGISTRY
 
 from consumers.app import Consuming, headers_of
 from consumers.assignment import Start, start_of
@@ -264,5 +265,11 @@ def test_records_that_the_client_passes_over_are_never_taken_for_void_offsets(co
     assert left.value.code is left_with
 
 
+def retries() -> float:
+    return REGISTRY.get_sample_value("meterline_retries_total", {"stage": "consume", "dependency": "kafka"}) or 0.0
+
+
 def test_an_error_that_the_client_outlives_is_noted_and_no_more() -> None:
+    before = retries()
     Consuming._passing(object.__new__(Consuming), KafkaError(KafkaError._TRANSPORT))
+    assert retries() == before + 1
