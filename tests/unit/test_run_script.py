@@ -39,7 +39,7 @@ def tools(tmp_path: Path) -> Path:
     """A PATH with the ordinary tools and no Python, no uv."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("sh", "cat", "dirname", "sha256sum"):
+    for name in ("sh", "cat", "dirname", "readlink", "sha256sum"):
         found = shutil.which(name)
         assert found is not None
         (folder / name).symlink_to(found)
@@ -107,6 +107,16 @@ def test_a_warm_start_passes_the_command_on_and_needs_neither_python_nor_uv(clon
     # The caller's folder stays, so that file names mean what they say; the data lies with the clone.
     assert ran.stdout == f"meterline: {tmp_path}: topics apply --flag two words\ndata: {clone}/.meterline\n"
     assert ran.returncode == 7
+
+
+def test_a_symbolic_link_to_it_works_from_anywhere(clone: Path, tools: Path, tmp_path: Path) -> None:
+    _pretend_set_up(clone, tools)
+    elsewhere = tmp_path / "on the path"
+    elsewhere.mkdir()
+    (elsewhere / "direct").symlink_to(clone / "run")
+    (elsewhere / "run").symlink_to("direct")  # a link to a link, and a relative one
+    ran = _run(elsewhere, "up", path=tools, cwd=tmp_path)
+    assert (ran.stdout, ran.stderr) == (f"meterline: {tmp_path}: up\ndata: {clone}/.meterline\n", "")
 
 
 def test_a_data_folder_that_was_named_is_kept(clone: Path, tools: Path) -> None:
