@@ -207,15 +207,20 @@ def port_answers(port: int) -> bool:
     return True
 
 
+_chosen: set[int] = set()
+
+
 def free_port() -> int:
     """A port that nobody listens on, outside the range the kernel takes for outgoing connections: a client that keeps
-    reconnecting to a killed server could otherwise be given the server's port and hold it."""
+    reconnecting to a killed server could otherwise be given the server's port and hold it. Never the same one twice in a
+    process: several are chosen before anything listens on the first."""
     try:
         lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     except OSError:
         lowest_outgoing = 32_768
     ports = range(10_000, max(lowest_outgoing, 20_000))
     for port in random.SystemRandom().sample(ports, 200):
-        if port_is_free(port):
+        if port not in _chosen and port_is_free(port):
+            _chosen.add(port)
             return port
     raise EmbeddedError("200 ports of 127.0.0.1 were tried and all are taken: end what listens on them, and start again")

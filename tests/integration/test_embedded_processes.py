@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.embedded import processes
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.postgres import data_folder as postgres_data
 from deploy.embedded.postgres import forget
@@ -133,6 +134,14 @@ def test_stopping_is_bounded_and_takes_the_grandchildren_along(tmp_path: Path) -
     grandchild = int(child.logged())
     assert child.stop(timeout_s=0.2) == -signal.SIGKILL
     assert _eventually(lambda: birth(grandchild) is None)
+
+
+def test_a_port_is_chosen_once_though_nothing_listens_on_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([[20_001], [20_001, 20_002]])
+    monkeypatch.setattr(processes, "_chosen", set[int]())
+    monkeypatch.setattr(processes, "port_is_free", lambda port: True)
+    monkeypatch.setattr(processes.random.SystemRandom, "sample", lambda self, ports, count: next(drawn))
+    assert (free_port(), free_port()) == (20_001, 20_002)
 
 
 def test_a_free_port_lies_outside_what_the_kernel_hands_out() -> None:
