@@ -19,7 +19,7 @@ from typing import Any
 
 import faust
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from aggregator.counting import Counting
@@ -80,7 +80,7 @@ def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delt
     @app.agent(deltas, concurrency=1)
     async def count_deltas(stream: Any) -> AsyncIterator[None]:
         async for events in stream.take_events(settings.aggregator_batch_max, within=_BATCH_WITHIN_S):
-            batch = [delta for event in events if (delta := _readable(event.message.value, epoch.epoch)) is not None]
+            batch = [delta for event in events if (delta := _readable(event.message.value)) is not None]
             if batch:
                 counted = asyncio.get_running_loop().run_in_executor(counting_thread, count, batch)
                 await _whole(counted, settings.stop_within_s, lambda: bool(app.should_stop), stop)
@@ -116,7 +116,7 @@ def _leave(code: Exit, why: str) -> None:
     os._exit(code)
 
 
-def _readable(value: bytes | None, epoch: int) -> Delta | None:
+def _readable(value: bytes | None) -> Delta | None:
     """A record's delta; None for one that is none, whose range the next delta or the reconciler counts."""
     try:
         delta = decode_delta(value or b"")
@@ -124,17 +124,20 @@ def _readable(value: bytes | None, epoch: int) -> Delta | None:
         metrics.DELTAS.labels("unreadable").inc()
         logger.error("a record of the deltas topic is no delta; passed over", extra={"problem": str(error)})
         return None
-    if delta.epoch > epoch:
-        _leave(Exit.TOPIC_REPLACED, f"a delta of epoch {delta.epoch}, which began after this process did: start again")
     return delta
 
 
-def committed_notes(admin: AdminClient, group: str, topic: str, epoch: int, partitions: int) -> Mapping[int, CommitNote]:
-    """What the consumer group committed with matching metadata, by partition. Raises KafkaException."""
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition) for partition in range(partitions)])
-    (future,) = admin.list_consumer_group_offsets([asked], request_timeout=kafka.REQUEST_TIMEOUT_S).values()
+def committed_notes(group: Consumer, topic: str, epoch: int, partitions: int) -> Mapping[int, CommitNote]:
+    """What the consumer group committed with matching metadata, by partition. Raises KafkaException.
+
+    `group` is a consumer with the group's id that never subscribes: it asks and does not become a member. (The admin
+    client's call for it ended the process with a segmentation fault while the coordinator was loading.)
+    """
+    asked = [TopicPartition(topic, partition) for partition in range(partitions)]
     notes = {}
-    for part in topic_state.answer(future).topic_partitions:
+    for part in group.committed(asked, timeout=kafka.REQUEST_TIMEOUT_S):
+        if part.error is not None:
+            raise KafkaException(part.error)
         try:
             note = parse_commit(part.metadata or "")
         except ValueError:
@@ -233,9 +236,10 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         settings.sampler_every_ms,
         stop,
     )
+    group = kafka.consumer(settings, **{"group.id": settings.consumer_group})
     reconciler = Reconciler(
         connect,
-        lambda: committed_notes(admin, settings.consumer_group, epoch.topic, epoch.epoch, epoch.partitions),
+        lambda: committed_notes(group, epoch.topic, epoch.epoch, epoch.partitions),
         counting(),
         epoch.epoch,
         stop,
@@ -249,6 +253,7 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         return counter.problems.get(name) or sampler.problems.get(name)
 
     worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
+    worker.spinner = None  # it would write to the terminal between our lines
     loops = [sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)]
     with _beside(loops, stop):
         health.ask(look)

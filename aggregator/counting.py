@@ -101,11 +101,13 @@ class Counting:
             key = (delta.epoch, delta.partition)
             fence = fences.get(key)
             if fence is None:
-                raise MeterlineExit(
-                    Exit.FENCE_MISMATCH,
-                    f"a delta of epoch {delta.epoch} partition {delta.partition} has no fence row: the deltas topic is of "
-                    "another log than this database. Check METERLINE_TOPIC_DELTAS and METERLINE_POSTGRES_URL",
+                # Never one of ours: an epoch's fence rows stand before its first delta can be made.
+                metrics.DELTAS.labels("foreign").inc()
+                logger.error(
+                    "a delta of an epoch and partition without a fence; passed over. Check METERLINE_TOPIC_DELTAS",
+                    extra={"epoch": delta.epoch, "partition": delta.partition, "to_offset": delta.to_offset},
                 )
+                continue
             added = self._lines(connection, delta, fence)
             if added is not None:
                 lines.extend(added)

@@ -99,6 +99,7 @@ def consumer(settings: Settings, **over: Any) -> Consumer:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
+            "check.crcs": True,
             # The reading limit of the default (1000) is a sixth of what the broker gives.
             "fetch.queue.backoff.ms": 1,
         }

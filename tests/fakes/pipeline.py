@@ -94,6 +94,7 @@ class Pipeline:
         self.settings, self._folder = settings, folder
         self._environment = environment_of(settings)
         self._admin = kafka.admin(settings)
+        self._group = kafka.consumer(settings, **{"group.id": settings.consumer_group})
         self._children: list[Child] = []
         with postgres.connect(settings) as connection:
             row = connection.execute("SELECT topic, partitions FROM epochs ORDER BY epoch DESC LIMIT 1").fetchone()
@@ -239,7 +240,7 @@ class Pipeline:
 
     def committed(self) -> dict[int, int]:
         try:
-            notes = committed_notes(self._admin, self.settings.consumer_group, self.topic, 1, self.partitions)
+            notes = committed_notes(self._group, self.topic, 1, self.partitions)
         except KafkaException:  # the broker is still making the group's coordinator ready
             return {}
         return {partition: int(note.offset) for partition, note in notes.items()}
