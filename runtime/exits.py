@@ -29,8 +29,6 @@ class Exit(IntEnum):
     """Another member owns the partition now; nothing of this process's work is trusted."""
     FENCE_MISMATCH = 16
     """A delta does not continue the fence, and ClickHouse does not explain the difference."""
-    STALLED = 17
-    """The position stood still while the log moved."""
 
 
 class MeterlineExit(Exception):
