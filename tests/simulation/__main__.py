@@ -1,5 +1,6 @@
 """`python -m tests.simulation --seed N -v` replays one schedule, `--seeds A..B` runs many and says how fast."""
 
+# ruff: noqa: T201 - a command of its own
 from __future__ import annotations
 
 import argparse
@@ -39,7 +40,8 @@ def main() -> int:
         took = time.perf_counter() - began
     print(f"{len(seeds)} schedules, {len(failed)} with a violation, {len(seeds) / took * 60:.0f} a minute")
     if failed:
-        print(f"replay: python -m tests.simulation --seed {failed[0]} -v")
+        mutant = f" --mutant {asked.mutant}" if asked.mutant else ""
+        print(f"replay: python -m tests.simulation --seed {failed[0]} -v{mutant}")
     return 1 if failed else 0
 
 

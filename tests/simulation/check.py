@@ -59,8 +59,12 @@ def _positions(stores: Stores, partition: int, one: Expected) -> None:
         raise Violation("I1", f"the fence of {partition} at {fence.next_offset} says {fence.figures}")
     if fence.next_offset != end:
         raise Violation("I5", f"the fence of {partition} stands at {fence.next_offset}, the log ends at {end}")
-    if end:
-        offset, metadata = stores.group.committed[partition]
+    offset, metadata = stores.group.committed.get(partition, (0, ""))
+    if offset != end:
+        raise Violation("I5", f"committed of {partition} is {offset}, the log ends at {end}")
+    try:
         note = parse_commit(metadata)
-        if not (offset == end and note.matches(1, end) and note.figures == one.figures[end]):
-            raise Violation("I5", f"committed of {partition}: {offset} {metadata}, the log ends at {end}")
+    except ValueError:
+        return  # an operator's hand wrote the very offset, without a note
+    if note.matches(1, end) and note.figures != one.figures[end]:
+        raise Violation("I1", f"the commit of {partition} at {end} says {note.figures}")

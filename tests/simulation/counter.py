@@ -67,12 +67,14 @@ class Counter:
             self._count([decode_delta(log[int(self.random.random() * len(log))])])
 
     def _count(self, batch: list[Delta]) -> bool:
+        repairs = self.world.stores.ledger.repairs
         try:
             self._counting.count(batch)
         except (Crash, MeterlineExit) as error:
             self.world.say(f"counting failed: {error}", None)
             return False
-        self.world.say(f"counted {[(d.partition, d.from_offset, d.to_offset) for d in batch]}", None)
+        recomputed = ", recomputed" if self.world.stores.ledger.repairs > repairs else ""
+        self.world.say(f"counted {[(d.partition, d.from_offset, d.to_offset) for d in batch]}{recomputed}", None)
         return True
 
     def repair(self, partition: int) -> None:

@@ -6,7 +6,7 @@ from random import Random
 
 from metering.ranges import Record
 from meterline_schemas.types import Offset
-from tests.simulation.workload import DAY_MS, FIRST_MS, PARTITIONS, Message, draw
+from tests.simulation.workload import BURSTS, DAY_MS, FIRST_MS, PARTITIONS, Message, draw
 
 _RECORDS_A_DAY = 12
 
@@ -28,7 +28,7 @@ class EventLog:
         return [len(log) for log in self.partitions]
 
     def produce(self, random: Random) -> int:
-        """One to three records; some in a transaction, which may be rolled back. How many can be read."""
+        """A record or two, some in a transaction, which may be rolled back; now and then a burst. How many were written."""
         partition, message = draw(random)
         kind = random.random()
         self.append(partition, message)
@@ -38,15 +38,20 @@ class EventLog:
         if kind < 0.8:  # rolled back: its records and its marker are void
             log[-1] = None
             log.append(None)
-            return 0
+            return 1
         self.append(*draw(random))
         if kind < 0.9:
             log.append(None)  # the marker of a committed transaction
+        elif kind > 0.985:
+            for burst in BURSTS[partition]:
+                self.append(partition, burst)
+            return len(BURSTS[partition])
         return 2
 
     def read(self, partition: int, position: int, records_max: int) -> tuple[list[Record], int]:
         """The next records from `position`, and the position behind them; the log's end when it is reached."""
-        log, found = self.partitions[partition], []
+        log = self.partitions[partition]
+        found: list[Record] = []
         while position < len(log) and len(found) < records_max:
             record = log[position]
             if record is not None:

@@ -112,6 +112,16 @@ class Member:
         if self.steps and self.random.random() < 0.5:
             self.world.late.append(self.steps[0])
 
+    def rests_at(self, ends: list[int]) -> bool:
+        """Whether everything up to the log's ends is decided, stored and committed. It may have nothing to commit."""
+        if self.decider is None or self.failed or self.steps or self.cycles:
+            return False
+        committed = self.world.stores.group.committed
+        return all(
+            lane.next_offset == ends[partition] and committed.get(partition, (0, ""))[0] == ends[partition]
+            for partition, lane in self.decider.lanes.items()
+        )
+
     # -- the deciding thread ---------------------------------------------------------------------------------------
 
     def take(self) -> None:
@@ -151,21 +161,22 @@ class Member:
 
     def committed_notes(self, partitions: list[int]) -> dict[int, tuple[int, str]]:
         found = {p: note for p, note in self.world.stores.group.committed.items() if p in partitions}
-        self.world.stir()
+        self.world.stir(self)
         return found
 
     def _fences(self) -> list[Fence]:
         found = list(self.world.stores.ledger.fences.values())
-        self.world.stir()
+        self.world.stir(self)
         return found
 
     def until_done(self, _dependency: str, call: Callable[[], T], _away: object = (), behind: Exit = Exit.UNREACHABLE) -> T:
         """The product's patience, with a bound in tries instead of seconds."""
-        for _ in range(_TRIES_MAX):
+        for _ in range(1 + int(self.random.random() * _TRIES_MAX)):
             try:
                 return call()
             except Retriable:
-                self.world.stir()
+                self.world.say("a read lags behind", self.number)
+                self.world.stir(self)
         raise MeterlineExit(behind, "out of patience")
 
     def fetch(self) -> None:
@@ -216,7 +227,7 @@ class Member:
             return claims
 
         claims = self.until_done("clickhouse", fetch)
-        self.world.stir()
+        self.world.stir(self)
         seams.knows(self.rules)
         return claims
 
@@ -232,6 +243,8 @@ class Member:
                 self.steps = self.storer.through(self.under_way)
             elif self.random.random() < 0.1 or self.world.stores.calm:
                 self.steps = self.storer.idle()
+                if self.steps:
+                    self.world.say("a lowered offset is put right", self.number)
         if self.steps:
             self._carry_out(self.steps.popleft())
         if not self.steps and not self.failed:
@@ -239,7 +252,10 @@ class Member:
 
     def _carry_out(self, step: Step) -> None:
         self.world.say(f"{step.kind}{' (late)' if step.late else ''}", self.number)
-        if step.kind == "fail" or (step.kind == "commit" and self.stale and not step.late):
+        if step.kind == "fail":
+            self.failed = True
+        elif step.kind == "commit" and self.stale and not step.late:
+            self.world.say("the commit is refused", self.number)
             self.failed = True
         elif step.late:
             self.world.late.append(step)

@@ -57,9 +57,7 @@ def expected(partition: int, log: Sequence[Record | None], rules_from: Sequence[
                 else:
                     duplicate += 1
                     if record.value != holder.value:
-                        found.rejects[offset] = _reject(
-                            partition, record, "duplicate", Reason.DIFFERING_DUPLICATE, holder.offset
-                        )
+                        found.rejects[offset] = _reject(partition, record, "duplicate", Reason.DIFFERING_DUPLICATE, holder.offset)
         found.figures.append(Figures(admitted, duplicate, conflict, invalid, void, hash_sum))
     return found
 

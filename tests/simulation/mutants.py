@@ -1,12 +1,259 @@
-"""Deliberate bugs."""
+"""Deliberate bugs, one for each sentence of `docs/exactness.md` that somebody might take for caution.
+
+Each is applied to the product's names for the time of a `with`. The seeds must find every one of them: a simulation that
+passes with a sentence left out proves nothing about the sentence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+from unittest.mock import patch
 
-MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {}
+import aggregator.counting
+import consumers.deciding
+import consumers.lane
+import metering.ranges
+from consumers.assignment import start_of
+from consumers.deciding import Decider
+from consumers.lane import Lane
+from consumers.patience import Retriable
+from consumers.storing import Cycle, Storer
+from metering.fence import FenceAction
+from metering.index import Hashes
+from metering.ranges import Claim, Decided, Pending, Reading, Span
+from meterline_schemas.delta import Delta, DeltaLine, Figures
+from meterline_schemas.rules import Rules
+from meterline_schemas.types import Micros, TenantId, UsageType
+from store.event_log import Held
+from tests.simulation import codec
+from tests.simulation.member import Member
+
+Mutant = AbstractContextManager[object]
 
 
-def applied(name: str | None) -> AbstractContextManager[object]:
+def no_exact_confirm() -> Mutant:
+    """A hash that C holds is taken for the key."""
+    exact = metering.ranges.decide
+
+    def by_hash(
+        span: Span,
+        readings: Sequence[Reading],
+        rules: Rules,
+        pending: Pending,
+        confirmed: Mapping[bytes, Claim],
+        before: Figures,
+    ) -> Decided:
+        holders = {codec.key_hash(key): claim for key, claim in confirmed.items()}
+        taken = {r.event.key: holders[r.key_hash] for r in readings if hasattr(r.event, "key") and r.key_hash in holders}
+        return exact(span, readings, rules, pending, taken, before)
+
+    return patch.object(consumers.deciding, "decide", by_hash)
+
+
+def self_recognition() -> Mutant:
+    """A row confirms the record that it was made of: the position is not compared."""
+    return patch.object(Claim, "position", (0, -1))
+
+
+def commit_before_announce() -> Mutant:
+    """Step 4 before step 3."""
+    right = Storer._through
+
+    def swapped(self: Any, cycle: Cycle) -> None:
+        right(self, cycle)
+        steps = list(self.ports.steps)
+        order = {"insert": 0, "commit": 1, "announce": 2, "fail": 3}
+        self.ports.steps.clear()
+        self.ports.steps.extend(sorted(steps, key=lambda step: order[step.kind]))
+
+    return patch.object(Storer, "_through", swapped)
+
+
+@contextmanager
+def no_fence() -> Iterator[None]:
+    """Every delta is added."""
+
+    def add(delta: Delta, next_offset: int) -> FenceAction:
+        return FenceAction.SKIP if delta.to_offset < next_offset else FenceAction.ADD
+
+    def anything(delta: Delta, fence: Figures) -> None: ...
+
+    with patch.multiple(aggregator.counting, action=add, check_continues=anything):
+        yield
+
+
+def insert_not_awaited() -> Mutant:
+    """The chain goes on although the insert failed."""
+    awaited = Storer._until_done
+
+    def once(self: Any, dependency: str, step: str, call: Callable[[], None]) -> None:
+        if step != "store":
+            return awaited(self, dependency, step, call)
+        with suppress(Retriable):
+            call()
+        return None
+
+    return patch.object(Storer, "_until_done", once)
+
+
+def committed_offset_read_twice() -> Mutant:
+    """The index is built for one reading of the committed offset, and records are read from another."""
+    right = Member.lanes
+
+    def twice(self: Member, partitions: list[int]) -> dict[int, Lane]:
+        lanes = right(self, partitions)
+        self.world.stir(self)
+        for partition, lane in lanes.items():
+            found = self.world.stores.group.committed.get(partition)
+            again = start_of(1, found, self.world.stores.ledger.fences[1, partition])
+            lane.next_offset, lane.rules_version, lane.figures = again.offset, again.rules_version, again.figures
+        return lanes
+
+    return patch.object(Member, "lanes", twice)
+
+
+def rebuild_not_checked() -> Mutant:
+    """The index is taken as ClickHouse shows it."""
+    return patch.object(Held, "matches", lambda self, figures: True)
+
+
+class _Leftover(Pending):
+    """P with the claims of an earlier P in it."""
+
+    def __init__(self, earlier: Pending) -> None:
+        super().__init__()
+        self._earlier = earlier
+
+    def claim(self, key: bytes) -> Claim | None:
+        return super().claim(key) or self._earlier.claim(key)
+
+
+def pending_kept_on_failure() -> Mutant:
+    """After a failure that cannot be retried the process goes on from the committed offset, with P as it was."""
+
+    def go_on(self: Member) -> None:
+        assert self.decider is not None
+        earlier = {partition: lane.pending for partition, lane in self.decider.lanes.items()}
+        self._forget()
+        self.take()
+        if self.decider is not None:
+            for partition, lane in self.decider.lanes.items():
+                if partition in earlier:
+                    lane.pending = _Leftover(earlier[partition])
+
+    return patch.object(Member, "fail", go_on)
+
+
+def dropped_before_added() -> Mutant:
+    """A range leaves P at once and comes to C a turn later."""
+
+    def hand_over(self: Any, cycles: Iterable[Cycle]) -> None:
+        for lane, hashes in self.__dict__.pop("on_their_way", []):
+            lane.committed_index.add(hashes)
+        late: list[tuple[Lane, Hashes]] = self.__dict__.setdefault("on_their_way", [])
+        nowhere = metering.index.CommittedIndex()
+        for cycle in cycles:
+            for decided in cycle.ranges:
+                lane = self.lanes[decided.span.partition]
+                lane.pending.acknowledge(decided, nowhere)
+                late.append((lane, decided.hashes))
+
+    return patch.object(Decider, "acknowledge", hand_over)
+
+
+def handed_over_by_the_storing_thread() -> Mutant:
+    """C and P change while the deciding thread looks for suspects and fetches them."""
+    right = Member.store
+
+    def at_once(self: Member) -> None:
+        right(self)
+        if self.decider is not None and self.committed:
+            committed, self.committed = self.committed, []
+            self.decider.acknowledge(committed)
+
+    return patch.object(Member, "store", at_once)
+
+
+def straddling_range() -> Mutant:
+    """A range goes on over a change of the rules."""
+    return patch.object(consumers.lane, "cut_at", lambda span, offset: span)
+
+
+def build_that_lacks_the_rules() -> Mutant:
+    """A build decides by the newest rules that it has where it lacks those in force."""
+
+    def newest(changes: Sequence[tuple[int, int]], offset: int, partition: int) -> Rules:
+        version = max((start, version) for start, version in changes if start <= offset)[1]
+        known: Mapping[int, Rules] = vars(consumers.deciding)["RULES"]
+        return known.get(version) or known[max(known)]
+
+    return patch.object(consumers.deciding, "_in_force", newest)
+
+
+def void_not_counted() -> Mutant:
+    """Offsets without a record get no verdict."""
+    right = metering.ranges.decide
+
+    def without_void(*args: Any) -> Decided:
+        decided = right(*args)
+        before: Figures = args[-1]
+        return replace(decided, delta=replace(decided.delta, cumulative=replace(decided.figures, void=before.void)))
+
+    return patch.object(consumers.deciding, "decide", without_void)
+
+
+def recompute_not_checked() -> Mutant:
+    """A range is counted from ClickHouse as it shows it."""
+    return patch.object(aggregator.counting, "explains", lambda events, hash_sum, fence, target: True)
+
+
+def sums_in_int64() -> Mutant:
+    """Sums wrap around where an int64 does."""
+
+    def wrapped(tenant_id: TenantId, usage_type: UsageType, day: str, quantity: int, events: int) -> DeltaLine:
+        wrapped_sum = (quantity + (1 << 63)) % (1 << 64) - (1 << 63)
+        return DeltaLine(tenant_id, usage_type, day, Micros(wrapped_sum), events)
+
+    return patch.object(metering.ranges, "DeltaLine", wrapped)
+
+
+def sums_in_float() -> Mutant:
+    """Sums are floats for a moment."""
+
+    def rounded(tenant_id: TenantId, usage_type: UsageType, day: str, quantity: int, events: int) -> DeltaLine:
+        return DeltaLine(tenant_id, usage_type, day, Micros(int(float(quantity))), events)
+
+    return patch.object(metering.ranges, "DeltaLine", rounded)
+
+
+MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
+    {
+        mutant.__name__: mutant
+        for mutant in (
+            no_exact_confirm,
+            self_recognition,
+            commit_before_announce,
+            no_fence,
+            insert_not_awaited,
+            committed_offset_read_twice,
+            rebuild_not_checked,
+            pending_kept_on_failure,
+            dropped_before_added,
+            handed_over_by_the_storing_thread,
+            straddling_range,
+            build_that_lacks_the_rules,
+            void_not_counted,
+            recompute_not_checked,
+            sums_in_int64,
+            sums_in_float,
+        )
+    }
+)
+
+
+def applied(name: str | None) -> Mutant:
     return nullcontext() if name is None else MUTANTS[name]()

@@ -18,9 +18,9 @@ def run(seed: int, verbose: bool = False) -> Violation | None:
     except Violation as violation:
         return violation
     except Exception as error:  # noqa: BLE001 - whatever it is, the schedule found it
-        violation = Violation("error", f"{type(error).__name__}: {error}")
-        violation.__cause__ = error
-        return violation
+        raised = Violation("error", f"{type(error).__name__}: {error}")
+        raised.__cause__ = error
+        return raised
     return None
 
 

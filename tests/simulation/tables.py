@@ -127,9 +127,7 @@ class Tables:
     def recompute(self, partition: int, from_offset: int, to_offset: int, seen: int | None) -> Recomputed:
         """As the aggregator reads a range back: one row an offset."""
         found = {
-            row.offset: row
-            for row in self.arrived[:seen]
-            if row.partition == partition and from_offset <= row.offset < to_offset
+            row.offset: row for row in self.arrived[:seen] if row.partition == partition and from_offset <= row.offset < to_offset
         }
         return Recomputed(lines_of(found.values()), len(found), sum(row.row_hash for row in found.values()) % (1 << 64))
 

@@ -38,52 +38,58 @@ _SERVICE: Final = "worker"
 _PLAIN: Final[Headers] = ()
 _NEWER: Final[Headers] = (("schema-version", b"2"),)
 _KEYS_A_PARTITION: Final = 4
-_SHORT: Final = {"metadata": {"a": 1}}
-_LONG: Final = {"metadata": {"note": "longer than rules 2 take"}}
+_LARGEST: Final = "999999999999.999999"
+_BURST: Final = 11
+_SHORT: Final[dict[str, object]] = {"metadata": {"a": 1}}
+_LONG: Final[dict[str, object]] = {"metadata": {"note": "longer than rules 2 take"}}
 
 
-def _value(entity: str, quantity: str, tenant: str = "t1", **more: object) -> bytes:
-    event = {
+def _value(entity: str, quantity: str, *more: dict[str, object], tenant: str = "t1") -> bytes:
+    event: dict[str, object] = {
         "tenantId": tenant,
         "sourceService": _SERVICE,
         "sourceEntityId": entity,
         "usageType": "PHOTO",
         "quantity": quantity,
-        **more,
     }
+    for fields in more:
+        event |= fields
     return json.dumps(event).encode()
 
 
 def _of_one_key(entity: str, home: int, quantity: str) -> list[Message]:
     """Messages of one key, the usual ones several times: equal, equal in other bytes, in conflict, under newer rules."""
-    dated = {"occurredAt": "2026-09-20T13:00:00Z"}
-    correction = {
+    dated: dict[str, object] = {"occurredAt": "2026-09-20T13:00:00Z"}
+    correction: dict[str, object] = {
         "kind": "correction",
         "corrects": {"sourceService": _SERVICE, "sourceEntityId": "x", "usageType": "PHOTO"},
     }
-    usual = Message(_value(entity, quantity, **dated), _PLAIN, home)
+    usual = Message(_value(entity, quantity, dated), _PLAIN, home)
     return [
         *[usual] * 8,
         *[Message(_value(entity, quantity), _PLAIN, home)] * 2,  # its day is the ingest's
-        Message(_value(entity, quantity, **dated, **_SHORT), _PLAIN, home),
-        Message(_value(entity, quantity, **dated, **_LONG), _PLAIN, home),
-        Message(_value(entity, quantity, **dated), _NEWER, home),
-        Message(_value(entity, "7.5", **dated), _PLAIN, home),
-        Message(_value(entity, quantity, tenant="t2", **dated), _PLAIN, home),
-        Message(_value(entity, "-2.25", **dated, **correction), _PLAIN, home),
+        Message(_value(entity, quantity, dated, _SHORT), _PLAIN, home),
+        Message(_value(entity, quantity, dated, _LONG), _PLAIN, home),
+        Message(_value(entity, quantity, dated), _NEWER, home),
+        Message(_value(entity, "7.5", dated), _PLAIN, home),
+        Message(_value(entity, quantity, dated, tenant="t2"), _PLAIN, home),
+        Message(_value(entity, "-2.25", dated, correction), _PLAIN, home),
     ]
 
 
-def _pool(partitions: int) -> tuple[tuple[Message, ...], ...]:
-    """For each partition what is written there."""
-    pools = []
+def _pools(partitions: int) -> tuple[list[tuple[Message, ...]], list[tuple[Message, ...]]]:
+    """For each partition what is written there, and a burst of keys that come once, with the largest quantity.
+
+    Ten of the largest overflow an int64 of millionths, so one range must be able to hold more.
+    """
+    pools, bursts = [], []
     for home in range(partitions):
         names = (f"e{number}" for number in range(1000))
         keys = [name for name in names if partition_of(dedup_key(_SERVICE, name, "PHOTO"), partitions) == home]
+        bursts.append(tuple(Message(_value(name, _LARGEST), _PLAIN, home) for name in keys[-_BURST:]))
         messages: list[Message] = []
         for index, name in enumerate(keys[:_KEYS_A_PARTITION]):
-            # Ten of the largest overflow an int64 of millionths.
-            messages += _of_one_key(name, home, "999999999999.999999" if index == 0 else str(index))
+            messages += _of_one_key(name, home, _LARGEST if index == 0 else str(index))
         messages += [
             Message(None, _PLAIN, None),
             Message(b"{", _PLAIN, None),
@@ -91,16 +97,16 @@ def _pool(partitions: int) -> tuple[tuple[Message, ...], ...]:
             Message(_value("", "1"), _PLAIN, None),
         ]
         pools.append(tuple(messages))
-    return tuple(pools)
+    return pools, bursts
 
 
 PARTITIONS: Final = 2
-_POOLS: Final = _pool(PARTITIONS)
+MESSAGES, BURSTS = _pools(PARTITIONS)
 
 
 def draw(random: Random) -> tuple[int, Message]:
     """A partition, and what is written to it; now and then what belongs to another."""
     partition = int(random.random() * PARTITIONS)
     home = partition if random.random() < 0.94 else int(random.random() * PARTITIONS)
-    pool = _POOLS[home]
+    pool = MESSAGES[home]
     return partition, pool[int(random.random() * len(pool))]

@@ -60,12 +60,15 @@ class World:
             who = "" if member is None else f"member {member}: "
             print(f"{self._steps:4d} {'  ' * self._depth}{who}{what}")  # noqa: T201 - what -v is for
 
-    def stir(self) -> None:
-        """Called where the product waits for a store: others move meanwhile."""
+    def stir(self, waiting: Member) -> None:
+        """Called where a deciding thread waits for a store: others move meanwhile, its own storing thread above all."""
         if self._depth < _STIR_DEPTH_MAX and not self.stores.calm and self.random.random() < 0.5:
             self._depth += 1
-            for _ in range(1 + int(self.random.random() * 4)):
-                self._move()
+            for _ in range(1 + int(self.random.random() * 5)):
+                if self.random.random() < 0.5:
+                    waiting.store()
+                else:
+                    self._move()
             self._depth -= 1
 
     def _move(self) -> None:
@@ -98,7 +101,7 @@ class World:
 
     def _produce(self) -> None:
         if self._records_left > 0:
-            self._records_left -= max(1, self.stores.log.produce(self.random))
+            self._records_left -= self.stores.log.produce(self.random)
             self.say(f"log ends at {self.stores.log.ends()}", None)
 
     def _land_late(self) -> None:
@@ -132,13 +135,11 @@ class World:
         committed, partition = self.stores.group.committed, int(self.random.random() * PARTITIONS)
         chance = self.random.random()
         offset = int(self.random.random() * (self.stores.log.ends()[partition] + 1))
+        fence = self.stores.ledger.fences[1, partition]
         if chance < 0.4:
             committed[partition] = (offset, "")
-        elif chance < 0.7:
-            fence = self.stores.ledger.fences[1, partition]
-            committed[partition] = (offset + 1, encode_commit(1, fence.next_offset, fence.rules_version, fence.figures))
-            if offset + 1 == fence.next_offset:
-                committed[partition] = (offset, "")
+        elif chance < 0.7 and offset != fence.next_offset:
+            committed[partition] = (offset, encode_commit(1, fence.next_offset, fence.rules_version, fence.figures))
         else:
             committed.pop(partition, None)
         self.say(f"the group's offset of {partition} is now {committed.get(partition)}", None)
@@ -165,16 +166,11 @@ class World:
         self.stores.group.rebalance(dict.fromkeys(range(PARTITIONS), last.number))
         last.notice()
         self.late.clear()
-        ends = dict(enumerate(self.stores.log.ends()))
+        ends = self.stores.log.ends()
         for _ in range(_REST_STEPS_MAX):
-            if {p: offset for p, (offset, _) in self.stores.group.committed.items()} == ends | _untouched(ends, self.stores):
+            if last.rests_at(ends):
                 break
             last.step()
         else:
             raise Violation("rest", f"committed {self.stores.group.committed}, the log ends at {ends}")
         self.counter.drain()
-
-
-def _untouched(ends: dict[int, int], stores: Stores) -> dict[int, int]:
-    """Nothing is committed of a partition without an offset, unless somebody did."""
-    return {p: stores.group.committed.get(p, (end, ""))[0] for p, end in ends.items() if end == 0}
