@@ -1,0 +1,79 @@
+"""`meterline reconcile [--repair]`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from cli.output import console, print_json, print_table, who
+from cli.stores import clickhouse_answers
+from runtime.exits import Exit
+from runtime.logs import configure_logging
+from runtime.settings import load_settings
+from store.log_sample import SAMPLE_MAX
+from store.reconcile import PATIENCE_S, SAMPLE_ROWS, Report, reconcile
+from store.remedies import kafka_answers, postgres_answers
+
+_MEANS = {
+    "I1": "every offset has one verdict",
+    "I2": "a key is admitted once",
+    "I3": "rows are what the log says",
+    "I4": "counters are the sums of rows",
+    "I5": "fence <= committed <= log end",
+    "I6": "rejects are kept",
+}
+
+
+@click.command(help="Check that every number is what the log says. Exit status 1 on drift.")
+@click.option("--repair", is_flag=True, help="First set counters and totals to the sums of the rows; counting waits meanwhile.")
+@click.option(
+    "--sample",
+    type=click.IntRange(0, SAMPLE_MAX),
+    default=SAMPLE_ROWS,
+    show_default=True,
+    help="Offsets of the log to compare with their rows.",
+)
+@click.option(
+    "--wait",
+    "patience_s",
+    type=click.FloatRange(0, 600),
+    default=PATIENCE_S,
+    show_default=True,
+    help="Seconds to look again at a position that seems wrong.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line on standard output.")
+def command(repair: bool, sample: int, patience_s: float, as_json: bool) -> int:
+    """Safe on a live system: what is merely on its way is no drift."""
+    settings = load_settings(dict(os.environ))
+    configure_logging(settings, "reconcile")
+    with postgres_answers(settings), clickhouse_answers(settings), kafka_answers(settings):
+        report = reconcile(settings, repair_as=who() if repair else None, sample=sample, patience_s=patience_s)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print(report)
+    return Exit.OK if report.ok else Exit.FAILED
+
+
+def _print(report: Report) -> None:
+    if report.refused is not None:
+        console().print(f"nothing was repaired: {report.refused}", markup=False, highlight=False, soft_wrap=True)
+    elif report.healed is not None:
+        console().print(f"repaired: {report.healed.counters} counters, {report.healed.totals} totals", highlight=False)
+    print_table(
+        "invariants",
+        ("", "must hold", "", "what was seen"),
+        [(one.invariant, _MEANS[one.invariant], "ok" if one.ok else "DRIFT", one.detail) for one in report.checks],
+    )
+    print_table(
+        "drift",
+        ("", "what", "where", "expected", "found"),
+        [
+            (one.invariant, one.what, ", ".join(f"{name} {value}" for name, value in one.where.items()), one.expected, one.found)
+            for one in report.drift
+        ],
+    )
+    more = sum(check.findings_count for check in report.checks) - len(report.drift)
+    if more:
+        console().print(f"and {more} more", highlight=False)
