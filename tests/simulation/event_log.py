@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from metering.ranges import Record
@@ -12,10 +13,14 @@ _RECORDS_A_DAY = 12
 
 
 class EventLog:
-    """`partitions[p][offset]` is the record there, None where there is none (a marker, or what was rolled back)."""
+    """`partitions[p][offset]` is the record there, None where there is none (a marker, or what was rolled back).
 
-    def __init__(self) -> None:
-        self.partitions: list[list[Record | None]] = [[] for _ in range(PARTITIONS)]
+    The epoch starts at `starts`; what lies below is no concern of it.
+    """
+
+    def __init__(self, starts: Sequence[int] = (0,) * PARTITIONS) -> None:
+        self.starts = list(starts)
+        self.partitions: list[list[Record | None]] = [[None] * start for start in starts]
         self._appended = 0
 
     def append(self, partition: int, message: Message) -> None:

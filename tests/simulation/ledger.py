@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from meterline_schemas.delta import DeltaLine, Figures
 from store.fences import Fence
 from tests.simulation.violation import Violation
-from tests.simulation.workload import PARTITIONS
 
 
 class Ledger:
     closed = False
 
-    def __init__(self) -> None:
-        self.fences = {(1, partition): Fence(1, partition, 0, 1, Figures()) for partition in range(PARTITIONS)}
+    def __init__(self, starts: Sequence[int]) -> None:
+        self.fences = {(1, partition): Fence(1, partition, start, 1, Figures()) for partition, start in enumerate(starts)}
         self.counters: dict[tuple[str, str, str], tuple[int, int]] = {}
         self.repairs = 0
-        self.rules_from: dict[int, list[tuple[int, int]]] = {partition: [(0, 1)] for partition in range(PARTITIONS)}
+        self.rules_from: dict[int, list[tuple[int, int]]] = {partition: [(start, 1)] for partition, start in enumerate(starts)}
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -116,10 +116,10 @@ class Member:
         """Whether everything up to the log's ends is decided, stored and committed. It may have nothing to commit."""
         if self.decider is None or self.failed or self.steps or self.cycles:
             return False
-        committed = self.world.stores.group.committed
+        committed, starts = self.world.stores.group.committed, self.world.stores.log.starts
         return all(
-            lane.next_offset == ends[partition] and committed.get(partition, (0, ""))[0] == ends[partition]
-            for partition, lane in self.decider.lanes.items()
+            lane.next_offset == ends[partition] and committed.get(partition, (start, ""))[0] == ends[partition]
+            for (partition, lane), start in zip(sorted(self.decider.lanes.items()), starts, strict=True)
         )
 
     # -- the deciding thread ---------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class Member:
             offsets=cast(Any, self),
             fences=self._fences,
             clickhouse=lambda: cast(Any, self.world.stores),
-            log_starts=lambda: [0] * PARTITIONS,
+            log_starts=lambda: self.world.stores.log.starts,
             patience=cast(Any, self),
         )
 
@@ -201,7 +201,7 @@ class Member:
             return
         if not any(lane.records or lane.eof is not None for lane in self.decider.lanes.values()):
             return
-        changes = {partition: list(found) for partition, found in self.world.stores.ledger.rules_from.items()}
+        changes = self.rules_changes()
         self.deciding = True
         seams.knows(self.rules)
         try:
@@ -216,6 +216,10 @@ class Member:
         if cycle is not None:
             self.world.say(f"decided {spans(cycle)}", self.number)
             self.cycles.append(cycle)
+
+    def rules_changes(self) -> dict[int, list[tuple[int, int]]]:
+        """Read after the ranges were fetched and before they are decided."""
+        return {partition: list(found) for partition, found in self.world.stores.ledger.rules_from.items()}
 
     def _confirm(self, hashes: Hashes) -> dict[bytes, Claim]:
         """As the product's main loop does it: a hash that C holds and ClickHouse does not show is a lagging read."""

@@ -19,19 +19,19 @@ from tests.simulation.workload import DAY_MS, PARTITIONS, RULES_BY_VERSION
 class Expected:
     """What must hold of one partition. `figures[offset]` are the cumulative ones at the offset."""
 
-    figures: list[Figures] = field(default_factory=lambda: [Figures()])
+    figures: list[Figures]
     rows: dict[int, Row] = field(default_factory=dict)
     rejects: dict[int, RejectRow] = field(default_factory=dict)
 
 
-def expected(partition: int, log: Sequence[Record | None], rules_from: Sequence[tuple[int, int]]) -> Expected:
-    """The verdicts of a partition's log under the rules in force."""
-    found = Expected()
+def expected(partition: int, log: Sequence[Record | None], rules_from: Sequence[tuple[int, int]], start: int = 0) -> Expected:
+    """The verdicts of a partition's log from the epoch's start on, under the rules in force."""
+    found = Expected([Figures()] * (start + 1))
     first: dict[bytes, tuple[Record, Event]] = {}
     admitted = duplicate = conflict = invalid = void = hash_sum = 0
     starts: Mapping[int, int] = dict(rules_from)
     version = 0
-    for offset, record in enumerate(log):
+    for offset, record in enumerate(log[start:], start):
         version = starts.get(offset, version)
         if record is None:
             void += 1

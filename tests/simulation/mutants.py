@@ -14,10 +14,12 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import aggregator.counting
+import consumers.assignment
 import consumers.deciding
 import consumers.lane
 import metering.ranges
-from consumers.assignment import start_of
+import tests.simulation.member
+from consumers.assignment import Start, start_of
 from consumers.deciding import Decider
 from consumers.lane import Lane
 from consumers.patience import Retriable
@@ -27,8 +29,9 @@ from metering.index import Hashes
 from metering.ranges import Claim, Decided, Pending, Reading, Span
 from meterline_schemas.delta import Delta, DeltaLine, Figures
 from meterline_schemas.rules import Rules
-from meterline_schemas.types import Micros, TenantId, UsageType
+from meterline_schemas.types import Micros, Offset, TenantId, UsageType
 from store.event_log import Held
+from store.fences import Fence
 from tests.simulation import codec
 from tests.simulation.member import Member
 
@@ -194,6 +197,40 @@ def build_that_lacks_the_rules() -> Mutant:
     return patch.object(consumers.deciding, "_in_force", newest)
 
 
+def suspect_without_a_row_is_new() -> Mutant:
+    """A hash that C holds and ClickHouse does not show is no reason to wait."""
+    return patch.object(tests.simulation.member, "unfound", lambda hashes, claims: [])
+
+
+def rules_read_before_the_range() -> Mutant:
+    """The rules are those of the turn before."""
+    right = Member.rules_changes
+
+    def earlier(self: Any) -> Any:
+        now = right(self)
+        kept = self.__dict__.get("rules_of_the_turn_before", now)
+        self.__dict__["rules_of_the_turn_before"] = now
+        return kept
+
+    return patch.object(Member, "rules_changes", earlier)
+
+
+def lowered_offset_left_alone() -> Mutant:
+    """An idle owner does not look at the group's offset."""
+    return patch.object(Storer, "_restore_lowered_offsets", lambda self: None)
+
+
+def note_trusted_beside_another_offset() -> Mutant:
+    """A committed offset is taken with the figures of whatever note stands beside it."""
+    right = consumers.assignment.start_of
+
+    def trusting(epoch: int, committed: tuple[int, str] | None, fence: Fence) -> Start:
+        start = right(epoch, committed, fence)
+        return start if committed is None else replace(start, offset=Offset(committed[0]))
+
+    return patch.object(consumers.assignment, "start_of", trusting)
+
+
 def void_not_counted() -> Mutant:
     """Offsets without a record get no verdict."""
     right = metering.ranges.decide
@@ -246,6 +283,10 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             handed_over_by_the_storing_thread,
             straddling_range,
             build_that_lacks_the_rules,
+            suspect_without_a_row_is_new,
+            rules_read_before_the_range,
+            lowered_offset_left_alone,
+            note_trusted_beside_another_offset,
             void_not_counted,
             recompute_not_checked,
             sums_in_int64,

@@ -20,13 +20,16 @@ class Stores:
     random: Random
     confirms_lag: bool
     """Not where hashes are weak: of two keys with one hash a lagging read may show one, and nobody could tell."""
-    log: EventLog = field(default_factory=EventLog)
+    log: EventLog
     tables: Tables = field(default_factory=Tables)
     deltas: list[list[bytes]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     group: Group = field(default_factory=Group)
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: Ledger = field(init=False)
     calm: bool = False
     """No store fails and no read lags any more."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.log.starts)
 
     def _seen(self) -> int | None:
         if self.calm or self.random.random() < 0.75:
