@@ -20,6 +20,9 @@ from store.explain import Explanation, explain
 
 logger = logging.getLogger(__name__)
 
+KAFKA_WITHIN_S = 3.0
+"""How long the answer waits for a broker, without which it says a little less."""
+
 
 @click.command(help="Show where an event is: position, verdict, row, counter, exports. Exit status 1 when it is unknown.")
 @click.argument("service")
@@ -50,8 +53,10 @@ def command(service: str, entity: str, usage_type: str, as_json: bool) -> int:
 
 def _log_ends(settings: Settings, epoch: Epoch) -> dict[int, int]:
     """By partition; none when Kafka does not answer, for the stores alone can tell most."""
+    admin = kafka.admin(settings)
     try:
-        return dict(enumerate(topic_state.log_ends(kafka.admin(settings), epoch.topic, epoch.partitions)))
+        admin.list_topics(epoch.topic, timeout=KAFKA_WITHIN_S)
+        return dict(enumerate(topic_state.log_ends(admin, epoch.topic, epoch.partitions)))
     except KafkaException as error:
         logger.warning("kafka does not say where the log ends", extra={"problem": str(error)})
         return {}

@@ -16,6 +16,9 @@ from cli.commands.reconcile import command
 from meterline_schemas.delta import Figures, encode_commit
 from runtime import clickhouse, postgres
 from runtime.settings import Settings
+from store.counter_drift import differences
+from store.fences import positions, read_fences
+from store.invariants import check_keys
 from store.reconcile import reconcile
 from tests.fakes.pipeline import Pipeline, environment_of
 from tests.integration.counted_log import CountedLog
@@ -192,6 +195,41 @@ def test_i4_fails_for_a_changed_counter_and_a_repair_heals_it(log: CountedLog, c
     ]
     assert who == "tester"
     assert after["counters"] == healed.healed.counters
+
+
+def test_a_repair_leaves_a_closed_period_and_the_fences_as_they_are(log: CountedLog) -> None:
+    execute(
+        log.settings,
+        "INSERT INTO period_closes VALUES ('tnt_1', '2026-10-01', '2026-11-01', 'closed', '{}', '{\"PHOTO\": \"1\"}')",
+    )
+    closed = log.pipeline.postgres("SELECT * FROM period_closes")
+    execute(log.settings, "UPDATE usage_counters SET quantity = 1 WHERE tenant_id = 'tnt_1'")
+    assert reconcile(log.settings, repair_as="tester", patience_s=0).ok
+    assert log.pipeline.postgres("SELECT * FROM period_closes") == closed
+
+
+def test_counters_are_compared_alike_in_blocks_of_any_size(log: CountedLog) -> None:
+    strange = [("", "PHOTO"), ("\u00e9", "A"), ("tnt_1", "PHOTO\U0001f4f7"), ("tnt_1\x7f", "B"), ("tnt_2", "")]
+    for tenant, usage_type in strange:
+        execute(log.settings, "INSERT INTO usage_counters VALUES (%s, %s, '2000-01-01', -3, 1)", tenant, usage_type)
+    execute(log.settings, "DELETE FROM usage_counters WHERE tenant_id = 'tnt_0'")
+    with clickhouse.client(log.settings) as client:
+        seen = []
+        for lines in (1, 2, 3, 7, 8, 20_000):
+            with postgres.connect(log.settings) as connection:
+                vector = positions(read_fences(connection))
+                found = list(differences(connection, client, vector, block_lines=lines))
+            seen.append([one for one in found if not isinstance(one, int)])
+            assert sum(one for one in found if isinstance(one, int)) == 3 + len(strange)
+    assert {one.line[:2] for one in seen[0]} == {*strange, ("tnt_0", "PHOTO")}
+    assert all(one == seen[0] for one in seen)
+    assert reconcile(log.settings, repair_as="tester", patience_s=0).ok
+
+
+def test_keys_are_compared_alike_in_slices_of_any_size(log: CountedLog) -> None:
+    with clickhouse.client(log.settings) as client:
+        assert [check_keys(client, stretch_keys=size).ok for size in (1, 7, 1_000)] == [True] * 3
+        assert "in 1 slices" in check_keys(client, stretch_keys=1_000).detail
 
 
 def counters(settings: Settings) -> list[Any]:
