@@ -12,19 +12,23 @@ from tests.simulation import mutants, seams
 from tests.simulation.schedules import run
 
 
+def _range(text: str) -> range:
+    first, _, last = text.partition("..")
+    found = range(int(first), int(last))
+    if not found:
+        raise ValueError("no seed in it")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="one schedule; -v prints it")
-    which.add_argument("--seeds", metavar="A..B", help="all from A up to, not including, B")
+    which.add_argument("--seeds", type=_range, metavar="A..B", help="all from A up to, not including, B")
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with a deliberate bug")
     asked = parser.parse_args()
-    if asked.seed is not None:
-        seeds = range(asked.seed, asked.seed + 1)
-    else:
-        first, _, last = asked.seeds.partition("..")
-        seeds = range(int(first), int(last))
+    seeds = asked.seeds if asked.seed is None else range(asked.seed, asked.seed + 1)
 
     failed = []
     with seams.driven(), mutants.applied(asked.mutant):

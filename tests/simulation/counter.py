@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from aggregator.counting import Counting, NotExplained, Target
@@ -61,10 +62,18 @@ class Counter:
             self.positions = [int(self.random.random() * (position + 1)) for position in self.positions]
 
     def _any(self) -> None:
-        """A delta out of turn: one of long ago, or one before its time."""
-        log = self.world.stores.deltas[int(self.random.random() * PARTITIONS)]
-        if log:
+        """A delta out of turn: one of long ago, or one before its time. Or one whose lines are not what it says of them."""
+        partition = int(self.random.random() * PARTITIONS)
+        log = self.world.stores.deltas[partition]
+        if not log:
+            return
+        if self.random.random() < 0.6:
             self._count([decode_delta(log[int(self.random.random() * len(log))])])
+            return
+        delta = decode_delta(log[min(self.positions[partition], len(log) - 1)])
+        if delta.lines:
+            self.world.say("a delta lacks a line", None)
+            self._count([replace(delta, lines=delta.lines[1:])])
 
     def _count(self, batch: list[Delta]) -> bool:
         repairs = self.world.stores.ledger.repairs

@@ -27,9 +27,9 @@ from consumers.storing import Cycle, Storer
 from metering.fence import FenceAction
 from metering.index import Hashes
 from metering.ranges import Claim, Decided, Pending, Reading, Span
-from meterline_schemas.delta import Delta, DeltaLine, Figures
+from meterline_schemas.delta import CommitNote, Delta, DeltaLine, Figures, parse_commit
 from meterline_schemas.rules import Rules
-from meterline_schemas.types import Micros, Offset, TenantId, UsageType
+from meterline_schemas.types import Epoch, Micros, Offset, TenantId, UsageType
 from store.event_log import Held
 from store.fences import Fence
 from tests.simulation import codec
@@ -231,6 +231,20 @@ def note_trusted_beside_another_offset() -> Mutant:
     return patch.object(consumers.assignment, "start_of", trusting)
 
 
+def note_of_another_epoch_trusted() -> Mutant:
+    """The epoch in a commit's note is not looked at."""
+
+    def of_any_epoch(text: str) -> CommitNote:
+        return replace(parse_commit(text), epoch=Epoch(1))
+
+    return patch.object(consumers.assignment, "parse_commit", of_any_epoch)
+
+
+def event_count_not_checked() -> Mutant:
+    """A delta at the fence is added whatever its cumulative figures say."""
+    return patch.object(aggregator.counting, "check_continues", lambda delta, fence: None)
+
+
 def void_not_counted() -> Mutant:
     """Offsets without a record get no verdict."""
     right = metering.ranges.decide
@@ -287,6 +301,8 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             rules_read_before_the_range,
             lowered_offset_left_alone,
             note_trusted_beside_another_offset,
+            note_of_another_epoch_trusted,
+            event_count_not_checked,
             void_not_counted,
             recompute_not_checked,
             sums_in_int64,

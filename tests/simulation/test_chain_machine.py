@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -16,6 +15,7 @@ from tests.simulation import codec, seams
 from tests.simulation.event_log import EventLog
 from tests.simulation.model import expected
 from tests.simulation.tables import Tables, admitted_rows, reject_rows
+from tests.simulation.unhurried import unhurried
 from tests.simulation.workload import MESSAGES, PARTITIONS, RULES_BY_VERSION
 
 _RULES = RULES_BY_VERSION[1]
@@ -130,4 +130,4 @@ class ChainMachine(RuleBasedStateMachine):
 
 
 TestChain = ChainMachine.TestCase
-TestChain.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestChain.settings = unhurried(examples=60, steps=30)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from metering.fence import FenceAction, FiguresDisagree, action, check_continues, explains
 from meterline_schemas.delta import HASH_MODULUS, Delta, DeltaLine, Figures, decode_delta, encode_delta
 from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
+from tests.simulation.unhurried import unhurried
 
 _LARGEST = 999_999_999_999_999_999
 
@@ -135,4 +136,4 @@ class FenceMachine(RuleBasedStateMachine):
 _COUNTED = ("admitted", "duplicate", "conflict", "invalid", "void")
 
 TestFence = FenceMachine.TestCase
-TestFence.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFence.settings = unhurried(examples=60, steps=30)

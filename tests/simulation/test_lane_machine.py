@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -12,6 +11,7 @@ from metering.index import CommittedIndex
 from metering.ranges import Decided, Record, Span, cut_at, shorter
 from meterline_schemas.delta import Delta, Figures
 from meterline_schemas.types import Epoch, Offset, Partition
+from tests.simulation.unhurried import unhurried
 
 _START = 7
 
@@ -93,4 +93,4 @@ class LaneMachine(RuleBasedStateMachine):
 
 
 TestLane = LaneMachine.TestCase
-TestLane.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLane.settings = unhurried(examples=60, steps=40)

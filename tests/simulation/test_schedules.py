@@ -65,6 +65,7 @@ _EVENTS = (
     "a read lags behind",
     "this build knows",
     "a delta is lost",
+    "a delta lacks a line",
     "counting failed: aggregator.before_commit",
     "counting failed: aggregator.after_commit",
     "counting failed: a delta could not be counted",

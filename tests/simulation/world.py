@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from meterline_schemas.delta import encode_commit
+from meterline_schemas.delta import Figures, encode_commit
 from tests.simulation import codec, seams
 from tests.simulation.check import check
 from tests.simulation.counter import Counter
@@ -138,9 +138,11 @@ class World:
         chance = self.random.random()
         offset = int(self.random.random() * (self.stores.log.ends()[partition] + 1))
         fence = self.stores.ledger.fences[1, partition]
-        if chance < 0.4:
+        if chance < 0.3:
             committed[partition] = (offset, "")
-        elif chance < 0.7 and offset != fence.next_offset:
+        elif chance < 0.5:
+            committed[partition] = (offset, encode_commit(2, offset, 1, Figures(void=offset)))  # of another epoch
+        elif chance < 0.75 and offset != fence.next_offset:
             committed[partition] = (offset, encode_commit(1, fence.next_offset, fence.rules_version, fence.figures))
         else:
             committed.pop(partition, None)
