@@ -80,7 +80,7 @@ class Healed:
 def differences(
     connection: Connection[Any], client: Client, next_offsets: Mapping[tuple[int, int], int], block_lines: int = BLOCK_LINES
 ) -> Iterator[Difference | int]:
-    """Every counter that differs from its rows, in order; after each block the number of counters looked at in it."""
+    """Every counter that differs from its rows, block by block; after each block the number of counters looked at in it."""
     with connection.cursor(name="reconcile_counters") as cursor:
         cursor.itersize = block_lines
         cursor.execute(
