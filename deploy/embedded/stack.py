@@ -224,7 +224,10 @@ class EmbeddedStack:
     def _make_stripe(self) -> ModuleServer:
         home, port = self.data_dir / "stripe", self._state.port("stripe", self._log)
         home.mkdir(parents=True, exist_ok=True)
-        arguments = ["--data", str(home / "data"), "--port", str(port), "--key", self._state.secret("stripe", "sk_test_")]
+        key = home / "key"
+        key.touch(mode=0o600)
+        key.write_text(self._state.secret("stripe", "sk_test_"), "utf-8")
+        arguments = ["--data", str(home / "data"), "--port", str(port), "--key-file", str(key)]
         return ModuleServer(
             "the local Stripe", "deploy.embedded.local_stripe", arguments, port=port, home=home, ready_path="/__local/health"
         )

@@ -29,8 +29,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="local_stripe", description="A Stripe that runs on this machine.")
     parser.add_argument("--data", type=Path, required=True, help="directory of its state")
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--key", required=True, help="the secret key that clients use, sk_test_...")
+    key = parser.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key", help="the secret key that clients use, sk_test_...")
+    key.add_argument("--key-file", type=Path, help="a file that holds it: a command line can be read by everybody")
     options = parser.parse_args(arguments)
+    if options.key_file is not None:
+        options.key = options.key_file.read_text("utf-8").strip()
     if not options.key.startswith("sk_test_") or len(options.key) < 12:
         sys.stderr.write(
             "local_stripe: --key must look like sk_test_...: this is no live Stripe, and a live key has no place here\n"
