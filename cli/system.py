@@ -6,7 +6,6 @@ them, so they end with this process, however it ends.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -28,6 +27,13 @@ READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 15.0
 RESTARTS_SETTLED_S = 30.0
 """A stage that ran this long is healthy: its next restart comes at once again."""
+
+_DECIDED = (
+    *("kafka_", "clickhouse_url", "clickhouse_user", "clickhouse_password", "clickhouse_ca_file", "postgres_url"),
+    *("postgres_ca_file", "stripe_secret_key", "stripe_api_base", "data_dir", "spool_dir", "http_host", "http_port"),
+    *("metrics_port", "consumer_instance", "aggregator_instance"),
+)
+"""Settings, or beginnings of their names, that say where something is."""
 
 Say = Callable[[str], None]
 
@@ -88,7 +94,15 @@ class LocalSystem:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self, catalog: Path) -> None:
-        """Everything, ready to be used. On an error nothing is left running."""
+        """Everything, ready to be used. On an error nothing is left running.
+
+        Raises SettingsError for a setting of the environment that is wrong, before anything starts.
+        """
+        self.settings_of_the_environment()
+        if self._http_port is not None and not port_is_free(self._http_port):
+            raise MeterlineExit(
+                Exit.SETTINGS, f"port {self._http_port} is taken: end what listens there, or choose another with --port"
+            )
         try:
             self.addresses = self._stack.start()
             self.environment = self._environment()
@@ -107,6 +121,7 @@ class LocalSystem:
         for name, status in self._stack.ended().items():
             self._say(f"{name} ended by itself ({_status(status)}); starting it again")
             self._stack.restart(name)
+            self._say(f"{name} is back")
         for stage in self._stages.values():
             if stage.restart_at is not None:
                 if now >= stage.restart_at:
@@ -151,7 +166,7 @@ class LocalSystem:
         self.stop()
         for folder in ("logs", "spool", "aggregator"):
             shutil.rmtree(self.data_dir / folder, ignore_errors=True)
-        for file in ("service_secret", "stack.json"):
+        for file in ("service_secret", "stack.json", "env"):
             (self.data_dir / file).unlink(missing_ok=True)
         self._stack.forget()
 
@@ -178,24 +193,35 @@ class LocalSystem:
             "supervisor": os.getpid(),
         }
 
+    def settings_of_the_environment(self) -> Settings:
+        """What this process's environment says of the stages, apart from where servers are. Raises SettingsError."""
+        return load_settings(self._kept() | self._over)
+
     # -- making it -----------------------------------------------------------------------------------------------
 
+    def _kept(self) -> dict[str, str]:
+        """This process's environment without what is decided here: where servers and files are. A setting under one of
+        its other names, PORT or HOST say, was meant for some other program."""
+        decided = {field for field in variables() if field.startswith(_DECIDED)}
+        if self._external_kafka:
+            decided = {field for field in decided if not field.startswith("kafka_")}
+        dropped = {name for field, names in variables().items() for name in (names if field in decided else names[1:])}
+        kept = {name: value for name, value in os.environ.items() if name not in dropped}
+        return kept | ({"METERLINE_KAFKA_URL": self._external_kafka} if self._external_kafka else {})
+
     def _environment(self) -> dict[str, str]:
-        """This process's environment without what would point a stage elsewhere, and with the addresses of the servers."""
-        known = {name for names in variables().values() for name in names}
-        kept = {name: value for name, value in os.environ.items() if name not in known}
+        """What is kept, and the addresses of the servers."""
         addresses = self.addresses
         return (
-            kept
+            {"METERLINE_KAFKA_URL": addresses.kafka}
+            | self._kept()
             | {
-                "METERLINE_KAFKA_URL": self._external_kafka or addresses.kafka,
                 "METERLINE_CLICKHOUSE_URL": addresses.clickhouse.rstrip("/") + f"/{CLICKHOUSE_DATABASE}",
                 "METERLINE_POSTGRES_URL": addresses.postgres.rsplit("/", 1)[0] + "/meterline",
                 "METERLINE_STRIPE_SECRET_KEY": addresses.stripe_key,
                 "METERLINE_STRIPE_API_BASE": addresses.stripe,
                 "METERLINE_DATA_DIR": str(self.data_dir),
                 "METERLINE_SPOOL_DIR": str(self.data_dir / "spool"),
-                "METERLINE_LOG_LEVEL": os.environ.get("METERLINE_LOG_LEVEL", "info"),
                 "PYTHONUNBUFFERED": "1",
             }
             | self._over
@@ -204,10 +230,6 @@ class LocalSystem:
     def _make_stages(self) -> list[Stage]:
         me = [sys.executable, "-m", "cli"]
         http_port = self._http_port or free_port()
-        if not port_is_free(http_port):
-            raise MeterlineExit(
-                Exit.SETTINGS, f"port {http_port} is taken: end what listens there, or choose another with --port"
-            )
         consumer_port, aggregator_port = free_port(), free_port()
         return [
             Stage(
@@ -251,13 +273,3 @@ def _status(status: int) -> str:
         return f"exit {status}: {Exit(status).name}"
     except ValueError:
         return f"exit {status}"
-
-
-def write_stack_file(system: LocalSystem) -> Path:
-    """Writes `stack.json`, mode 0600, whole or not at all."""
-    path = system.data_dir / "stack.json"
-    fresh = path.with_suffix(".new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(system.as_json(), indent=2) + "\n", "utf-8")
-    fresh.replace(path)
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_a_port_is_chosen_once_though_nothing_listens_on_it_yet(monkeypatch: pyt
     drawn = iter([[20_001], [20_001, 20_002]])
     monkeypatch.setattr(processes, "_chosen", set[int]())
     monkeypatch.setattr(processes, "port_is_free", lambda port: True)
-    monkeypatch.setattr(processes.random.SystemRandom, "sample", lambda self, ports, count: next(drawn))
+    monkeypatch.setattr(random.SystemRandom, "sample", lambda self, ports, count: next(drawn))
     assert (free_port(), free_port()) == (20_001, 20_002)
 
 
