@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -19,19 +19,19 @@ from typing import Any
 
 import faust
 import psycopg
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from aggregator.counting import Counting
 from aggregator.freshness import Sampler
 from aggregator.reconciling import Reconciler
 from aggregator.retention import sweep_until
-from meterline_schemas.delta import CommitNote, Delta, decode_delta, parse_commit
+from meterline_schemas.delta import Delta, decode_delta
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Backoff, serve_health
 from runtime.settings import Settings
-from store import epochs, topic_state
+from store import epochs, group, topic_state
 
 logger = logging.getLogger(__name__)
 
@@ -127,26 +127,6 @@ def _readable(value: bytes | None) -> Delta | None:
     return delta
 
 
-def committed_notes(group: Consumer, topic: str, epoch: int, partitions: int) -> Mapping[int, CommitNote]:
-    """What the consumer group committed with matching metadata, by partition. Raises KafkaException.
-
-    `group` is a consumer with the group's id that never subscribes: it asks and does not become a member. (The admin
-    client's call for it ended the process with a segmentation fault while the coordinator was loading.)
-    """
-    asked = [TopicPartition(topic, partition) for partition in range(partitions)]
-    notes = {}
-    for part in group.committed(asked, timeout=kafka.REQUEST_TIMEOUT_S):
-        if part.error is not None:
-            raise KafkaException(part.error)
-        try:
-            note = parse_commit(part.metadata or "")
-        except ValueError:
-            continue
-        if (note.epoch, note.offset) == (epoch, part.offset):
-            notes[part.partition] = note
-    return notes
-
-
 def _to_its_end(target: Callable[[], None]) -> None:
     """A loop that ends by an error would be missed by nobody until counters age or a fence stands still."""
     try:
@@ -236,10 +216,10 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         settings.sampler_every_ms,
         stop,
     )
-    group = kafka.consumer(settings, **{"group.id": settings.consumer_group})
+    onlooker = group.onlooker(settings)
     reconciler = Reconciler(
         connect,
-        lambda: committed_notes(group, epoch.topic, epoch.epoch, epoch.partitions),
+        lambda: group.committed(onlooker, epoch.topic, epoch.epoch, epoch.partitions),
         counting(),
         epoch.epoch,
         stop,

@@ -17,9 +17,9 @@ from confluent_kafka import KafkaException
 from urllib3.exceptions import HTTPError
 
 from aggregator.counting import Counting, NotExplained, Target
-from meterline_schemas.delta import CommitNote
 from runtime import metrics
 from store.fences import read_fences
+from store.group import GroupPosition
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Reconciler:
     def __init__(
         self,
         connect: Callable[[], psycopg.Connection[Any]],
-        committed: Callable[[], Mapping[int, CommitNote]],
+        committed: Callable[[], Mapping[int, GroupPosition]],
         counting: Counting,
         epoch: int,
         stop: threading.Event,
@@ -55,10 +55,11 @@ class Reconciler:
         """One look at every partition."""
         with self._connect() as connection:
             fences = read_fences(connection, self._epoch)
-        notes = self._committed()
+        group = self._committed()
         now = time.monotonic()
         for fence in fences:
-            note = notes.get(fence.partition)
+            position = group.get(fence.partition)
+            note = position.note if position is not None else None
             at, since = self._stood_since.get(fence.partition, (-1, now))
             if note is None or note.offset <= fence.next_offset or at != fence.next_offset:
                 self._stood_since[fence.partition] = (fence.next_offset, now)

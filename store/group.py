@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from meterline_schemas.delta import CommitNote, parse_commit
-from runtime.kafka import REQUEST_TIMEOUT_S
-from store.topic_state import answer
+from runtime import kafka
+from runtime.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -21,12 +20,22 @@ class GroupPosition:
     note: CommitNote | None
 
 
-def committed(admin: AdminClient, group: str, topic: str, epoch: int, partitions: int) -> dict[int, GroupPosition]:
+def onlooker(settings: Settings) -> Consumer:
+    """A client with the group's id that never subscribes: it may ask for the group's offsets and is no member.
+
+    The admin client's own call for them was seen to end the process with a segmentation fault while the coordinator was
+    loading. Close it after use; for one thread.
+    """
+    return kafka.consumer(settings, **{"group.id": settings.consumer_group})
+
+
+def committed(onlooker: Consumer, topic: str, epoch: int, partitions: int) -> dict[int, GroupPosition]:
     """The group's positions by partition; a partition without a commit is absent. Raises KafkaException."""
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition) for partition in range(partitions)])
-    (future,) = admin.list_consumer_group_offsets([asked], request_timeout=REQUEST_TIMEOUT_S).values()
+    asked = [TopicPartition(topic, partition) for partition in range(partitions)]
     found: dict[int, GroupPosition] = {}
-    for part in answer(future).topic_partitions:
+    for part in onlooker.committed(asked, timeout=kafka.REQUEST_TIMEOUT_S):
+        if part.error is not None:
+            raise KafkaException(part.error)
         if part.offset < 0:
             continue
         text = part.metadata or ""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from psycopg import Connection
 
@@ -25,24 +26,24 @@ LOOK_AGAIN_S = 1.0
 
 
 def check_order(
-    connect: Callable[[], Connection[Any]], admin: AdminClient, group_id: str, epochs: Sequence[Epoch], patience_s: float
+    connect: Callable[[], Connection[Any]], admin: AdminClient, onlooker: Consumer, epochs: Sequence[Epoch], patience_s: float
 ) -> Check:
     """I5 of every epoch; repeated for up to `patience_s` while something looks wrong. Raises KafkaException, psycopg.Error."""
     deadline, pause = time.monotonic() + patience_s, threading.Event()
     while True:
-        check = _look(connect, admin, group_id, epochs)
+        check = _look(connect, admin, onlooker, epochs)
         if check.ok or time.monotonic() >= deadline:
             return check
         pause.wait(LOOK_AGAIN_S)
 
 
-def _look(connect: Callable[[], Connection[Any]], admin: AdminClient, group_id: str, epochs: Sequence[Epoch]) -> Check:
+def _look(connect: Callable[[], Connection[Any]], admin: AdminClient, onlooker: Consumer, epochs: Sequence[Epoch]) -> Check:
     check = Check("I5")
     with connect() as connection:
         fences = read_fences(connection)
     current = epochs[-1]
     check_topic(topic_state.describe(admin, [current.topic])[current.topic], current)
-    committed = group.committed(admin, group_id, current.topic, current.epoch, current.partitions)
+    committed = group.committed(onlooker, current.topic, current.epoch, current.partitions)
     ends = topic_state.log_ends(admin, current.topic, current.partitions)
     starts = topic_state.log_starts(admin, current.topic, current.partitions)
     waiting = uncounted = 0

@@ -27,7 +27,7 @@ from psycopg import Connection
 from runtime import clickhouse, kafka, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
-from store import audit, topic_state
+from store import audit, group, topic_state
 from store.counter_drift import Healed, check_counters, heal
 from store.epochs import Epoch, all_epochs
 from store.fences import Fence, lock_fences, positions, read_fences
@@ -117,7 +117,11 @@ def _checks(settings: Settings, client: Client, sample: int, patience_s: float, 
     seen = _snapshot(settings, client)
     current = seen.epochs[-1]
     admin = kafka.admin(settings)
-    order = check_order(lambda: _connect(settings), admin, settings.consumer_group, seen.epochs, patience_s)
+    onlooker = group.onlooker(settings)
+    try:
+        order = check_order(lambda: _connect(settings), admin, onlooker, seen.epochs, patience_s)
+    finally:
+        onlooker.close()
     with _connect(settings) as connection:
         rows = connection.execute(
             "SELECT partition, from_offset, version FROM rules_from WHERE epoch = %s ORDER BY partition, from_offset",

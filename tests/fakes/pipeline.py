@@ -18,7 +18,6 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from pydantic import SecretStr
 
-from aggregator.app import committed_notes
 from consumers.app import headers_of
 from deploy.embedded.processes import Child, spawn
 from meterline_schemas.delta import Figures
@@ -27,7 +26,7 @@ from meterline_schemas.key import dedup_key, murmur2, partition_of, row_hash
 from meterline_schemas.rules import RULES
 from runtime import clickhouse, kafka, postgres
 from runtime.settings import PREFIX, Settings
-from store import fences, topic_state
+from store import fences, group, topic_state
 
 ROOT = Path(__file__).parents[2]
 SETTLED_WITHIN_S = 60.0
@@ -94,7 +93,7 @@ class Pipeline:
         self.settings, self._folder = settings, folder
         self._environment = environment_of(settings)
         self._admin = kafka.admin(settings)
-        self._group = kafka.consumer(settings, **{"group.id": settings.consumer_group})
+        self._group = group.onlooker(settings)
         self._children: list[Child] = []
         with postgres.connect(settings) as connection:
             row = connection.execute("SELECT topic, partitions FROM epochs ORDER BY epoch DESC LIMIT 1").fetchone()
@@ -240,10 +239,10 @@ class Pipeline:
 
     def committed(self) -> dict[int, int]:
         try:
-            notes = committed_notes(self._group, self.topic, 1, self.partitions)
+            found = group.committed(self._group, self.topic, 1, self.partitions)
         except KafkaException:  # the broker is still making the group's coordinator ready
             return {}
-        return {partition: int(note.offset) for partition, note in notes.items()}
+        return {partition: position.offset for partition, position in found.items() if position.note is not None}
 
     def query(self, sql: str) -> Iterable[Any]:
         return self.clickhouse.query(sql).result_rows

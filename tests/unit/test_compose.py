@@ -113,7 +113,7 @@ def test_the_servers_are_the_versions_that_the_tests_run_on() -> None:
 
 @pytest.mark.parametrize("name", sorted(APP))
 def test_a_service_runs_a_command_that_exists_with_arguments_that_it_takes(name: str) -> None:
-    lines = _command_lines(APP[name])
+    lines = list(_command_lines(APP[name]))
     assert lines
     for words in lines:
         _must_parse(words)

@@ -291,7 +291,7 @@ def test_a_checks_quantity_is_exact(text: bytes, micros: int) -> None:
 def test_a_batch_is_an_object_or_the_bare_array() -> None:
     decoder = msgspec.json.Decoder(CheckBatchRequest)
     assert parse_items(decoder, "checks", 2, b'{"checks":[1, {} ]}') == [b"1", b"{}"]
-    assert parse_items(decoder, "checks", 2, b' [1,{}]') == [b"1", b"{}"]
+    assert parse_items(decoder, "checks", 2, b" [1,{}]") == [b"1", b"{}"]
 
 
 def test_a_defect_is_answered_with_an_id_and_without_its_cause(caplog: pytest.LogCaptureFixture) -> None:

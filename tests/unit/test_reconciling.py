@@ -13,6 +13,7 @@ from aggregator.reconciling import STALLED_AFTER_S, Reconciler
 from meterline_schemas.delta import CommitNote, Figures
 from meterline_schemas.types import Epoch, Offset
 from store.fences import Fence
+from store.group import GroupPosition
 
 
 class World:
@@ -27,8 +28,10 @@ class World:
         connect: Any = lambda: _Connection()  # noqa: E731
         self.reconciler = Reconciler(connect, self._committed, self, 1, threading.Event())  # type: ignore[arg-type]
 
-    def _committed(self) -> dict[int, CommitNote]:
-        return {} if self.note is None else {0: CommitNote(Epoch(1), Offset(self.note), 1, Figures(invalid=self.note))}
+    def _committed(self) -> dict[int, GroupPosition]:
+        if self.note is None:
+            return {0: GroupPosition(99, "of somebody else's", None)}
+        return {0: GroupPosition(self.note, "", CommitNote(Epoch(1), Offset(self.note), 1, Figures(invalid=self.note)))}
 
     def repair(self, target: Target, cause: str) -> bool:
         self.repaired.append((target.to_offset, cause))
