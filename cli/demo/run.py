@@ -52,6 +52,17 @@ class Outcome:
     def ok(self) -> bool:
         return not self.differences
 
+    def missing(self) -> list[str]:
+        """What had to happen and did not."""
+        wanted = {
+            "a record that was acknowledged is not in the log": self.acked <= self.proof.sent,
+            "no check was allowed": self.allowed > 0,
+            "no check was denied": self.denied > 0,
+            "the consumer and the aggregator were not both killed": self.kills == 2,
+            **{f"no record was {verdict}": count > 0 for verdict, count in self.proof.by_verdict.items()},
+        }
+        return [problem for problem, held in wanted.items() if not held]
+
     def as_json(self) -> dict[str, Any]:
         """The last line of `--json`."""
         found = self.proof
@@ -139,20 +150,8 @@ class Demo:
         outcome = Outcome(
             found, acked, self._kills, allowed, denied, months, self._system.addresses.versions, time.monotonic() - self._began
         )
-        outcome.differences = [*found.differences, *self._missing(outcome)]
+        outcome.differences = [*found.differences, *outcome.missing()]
         return outcome
-
-    def _missing(self, outcome: Outcome) -> list[str]:
-        """What had to happen and did not."""
-        found = outcome.proof
-        wanted = {
-            "a record that was acknowledged is not in the log": outcome.acked <= found.sent,
-            "no check was allowed": outcome.allowed > 0,
-            "no check was denied": outcome.denied > 0,
-            "the consumer and the aggregator were not both killed": outcome.kills == 2,
-            **{f"no record was {verdict}": count > 0 for verdict, count in found.by_verdict.items()},
-        }
-        return [problem for problem, held in wanted.items() if not held]
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +179,7 @@ class Demo:
             self._watch_until(partial(self._reached, progress, share, producers), f"{share:.0%} of the records")
             pid = self._system.kill(name)
             self._kills += 1
-            self._say(f"  kill -9 {pid}: the {name}, with {progress.counted():,} of {progress.sent():,} records counted")
+            self._say(f"  {progress.counted():,} of {progress.sent():,} records counted: kill -9 {pid}, the {name}")
         self._hold.touch()
 
     def _wait_for_producers(self, producers: list[Child]) -> int:
@@ -193,7 +192,7 @@ class Demo:
     def _wait_until_counted(self, progress: proof.Progress) -> None:
         sent = progress.sent()
         self._watch_until(lambda: progress.counted() >= sent, "every record counted")
-        self._say("  every record is counted")
+        self._say(f"  every one of {sent:,} records is counted")
 
     def _check_all(self) -> tuple[int, int]:
         """One check for each tenant and usage type, over HTTP, as an upstream service asks."""
@@ -211,7 +210,7 @@ class Demo:
                 answers.append(bool(json.loads(content)["allowed"]))
         connection.close()
         allowed = sum(answers)
-        self._say(f"  {allowed} allowed, {len(answers) - allowed} denied")
+        self._say(f"  of {len(answers)} checks over HTTP {allowed} allowed, {len(answers) - allowed} denied")
         return allowed, len(answers) - allowed
 
     # -- waiting -------------------------------------------------------------------------------------------------
@@ -231,7 +230,7 @@ class Demo:
             if time.monotonic() - shown > 1.0:
                 shown = time.monotonic()
                 if self._progress is not None:
-                    self._say(f"  {self._progress.counted():,} counted")
+                    self._say(f"  {self._progress.counted():,} of {self._progress.sent():,} records counted")
             time.sleep(0.02)
 
     def _step(self, what: str) -> None:
