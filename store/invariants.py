@@ -19,10 +19,13 @@ from store.fences import Fence, positions
 from store.findings import Check, partition_of_log
 from store.positions import Position, below
 
-STRETCH_OFFSETS = 5_000_000
+STRETCH_OFFSETS = 2_000_000
 """Offsets, or keys, of one statement: some hundred MB of ClickHouse's memory."""
 
 _HASHES_MAX = 5_000
+_PLACE = "bitOr(bitShiftLeft(toUInt64(log_epoch), 48), kafka_offset)"
+"""Epoch and offset as one number, which ClickHouse compares ten times as fast as a tuple."""
+
 _WORDS = 1 << 64
 _MASK64 = _WORDS - 1
 
@@ -101,7 +104,7 @@ def check_keys(client: Client, stretch_keys: int = STRETCH_OFFSETS) -> Check:
         lowest, highest = number * _WORDS // slices, (number + 1) * _WORDS // slices - 1
         suspected = client.query(
             "SELECT key_hash FROM usage_events WHERE key_hash >= {l:UInt64} AND key_hash <= {h:UInt64} GROUP BY key_hash"
-            " HAVING min((log_epoch, kafka_partition, kafka_offset)) != max((log_epoch, kafka_partition, kafka_offset))"
+            f" HAVING min({_PLACE}) != max({_PLACE}) OR min(kafka_partition) != max(kafka_partition)"
             " ORDER BY key_hash",
             parameters={"l": lowest, "h": highest},
         )

@@ -165,7 +165,12 @@ def _repair(settings: Settings, client: Client, who: str) -> tuple[Healed | None
     with _connect(settings) as connection:
         epochs = all_epochs(connection)
         # 1. From here on nobody counts. Every later statement sees what the last counter committed.
-        fences = lock_fences(connection, [(fence.epoch, fence.partition) for fence in read_fences(connection)])
+        try:
+            fences = lock_fences(connection, [(fence.epoch, fence.partition) for fence in read_fences(connection)])
+        except psycopg.errors.LockNotAvailable as error:
+            raise MeterlineExit(
+                Exit.FAILED, f"somebody has held the fences for {_LOCK_TIMEOUT_S} s, another repair perhaps; run again after it"
+            ) from error
         # 2. Only against rows that are the ones counted.
         figures = check_figures(client, epochs, list(fences.values()))
         if not figures.ok:

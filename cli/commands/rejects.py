@@ -28,7 +28,7 @@ from store.epochs import Epoch, check_topic, current_epoch, rules_at
 from store.explain import outcome
 from store.positions import Position, parse_position
 from store.rejects import RawReject, Wanted
-from store.remedies import kafka_answers
+from store.remedies import kafka_answers, postgres_answers
 from store.replaying import NewRecord, NotAcknowledged, ReplayRefused
 
 BODY_BYTES_MAX = 1 << 20
@@ -160,7 +160,7 @@ def replay(position: Position, as_entity: str | None, body: Path | None, again: 
         if as_json or not sys.stdin.isatty():
             raise click.UsageError("nobody can be asked here; look at `meterline rejects show`, then pass --yes")
         _ask(original, record)
-    with both_stores(settings), kafka_answers(settings):
+    with postgres_answers(settings), kafka_answers(settings):
         try:
             sent = replaying.replay(
                 lambda: postgres.connect(settings), kafka.producer(settings), epoch, original, record, who(), again

@@ -55,3 +55,6 @@ def test_a_system_under_load_is_in_order_at_every_moment_and_a_repair_does_not_d
     assert final.ok
     assert "at rest" in next(check.detail for check in final.checks if check.invariant == "I5")
     assert pipeline.postgres("SELECT count(*) FROM audit WHERE what = 'counters.repaired'") == [(0,)]
+    assert pipeline.wait_for_end(pipeline.start("reconcile")) == 0
+    pipeline.postgres("UPDATE usage_totals SET quantity = 0 RETURNING 1")
+    assert pipeline.wait_for_end(pipeline.start("reconcile")) == 1

@@ -13,9 +13,12 @@ from click.testing import CliRunner
 
 from cli.commands.rejects import command
 from meterline_schemas.key import parse_key
-from runtime import postgres
+from meterline_schemas.rules import RULES
+from runtime import clickhouse, kafka, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
+from store import rejects, replaying
+from store.positions import parse_position
 from store.reconcile import reconcile
 from tests.fakes.pipeline import Pipeline, environment_of
 from tests.integration.counted_log import CountedLog
@@ -164,6 +167,26 @@ def test_a_replay_is_not_sent_where_nobody_can_be_asked(log: CountedLog) -> None
     position = only(log, reason="bad_quantity")["position"]
     ran = CliRunner().invoke(command, ["replay", position, "--as-entity", "x"], env=environment_of(log.settings))
     assert ran.exit_code != 0
+
+
+def test_a_record_that_was_not_acknowledged_may_be_sent_again_and_counts_once(log: CountedLog) -> None:
+    position = only(log, verdict="duplicate")["position"]
+    with clickhouse.client(log.settings) as client:
+        original = rejects.read(client, parse_position(position))
+    assert original is not None
+    record = replaying.judge(original, RULES[1], original.reject.ingested_ms, as_entity="paid-3")
+    nowhere = log.settings.model_copy(update={"kafka_url": "127.0.0.1:1"})
+    producer = kafka.producer(nowhere, **{"delivery.timeout.ms": 300})
+    with pytest.raises(replaying.NotAcknowledged):
+        replaying.replay(lambda: postgres.connect(log.settings), producer, log.epoch, original, record, "tester", False)
+    (begun,) = run(log, "show", position)["replays"]
+    assert (begun["attempt"], begun["who"], begun["new_position"], begun["verdict"]) == (1, "tester", None, None)
+    assert "it was replayed before" in refused(log, position, "--as-entity", "paid-3")
+    run(log, "replay", position, "--as-entity", "paid-3", "--again", "--yes")
+    run(log, "replay", position, "--as-entity", "paid-3", "--again", "--yes")
+    log.advance()
+    verdicts = [one["verdict"] for one in run(log, "show", position)["replays"]]
+    assert verdicts == [None, "admitted and counted", "duplicate"]
 
 
 def test_the_tables_for_people_say_the_same(log: CountedLog) -> None:
