@@ -1,4 +1,7 @@
-"""`python -m tests.simulation --seed N -v` replays one schedule, `--seeds A..B` runs many and says how fast."""
+"""`python -m tests.simulation --seed N -v` replays one schedule, `--seeds A..B` runs many and says how fast.
+
+`--mutants` says of each deliberate bug which seed finds it first, and in how many of a thousand.
+"""
 
 # ruff: noqa: T201 - a command of its own
 from __future__ import annotations
@@ -12,6 +15,9 @@ from tests.simulation import mutants, seams
 from tests.simulation.schedules import run
 
 
+_A_MUTANT = 1000
+
+
 def _range(text: str) -> range:
     first, _, last = text.partition("..")
     found = range(int(first), int(last))
@@ -20,14 +26,30 @@ def _range(text: str) -> range:
     return found
 
 
+def _all_mutants() -> int:
+    missed = 0
+    with seams.driven():
+        for name in mutants.MUTANTS:
+            with mutants.applied(name):
+                found = [(seed, violation.invariant) for seed in range(_A_MUTANT) if (violation := run(seed))]
+            names = ",".join(sorted({invariant for _, invariant in found}))
+            first = f"first seed {found[0][0]:4d}" if found else "NOT CAUGHT"
+            print(f"{name:36s} {first}  {len(found):4d} of {_A_MUTANT}  {names}")
+            missed += not found
+    return 1 if missed else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="one schedule; -v prints it")
     which.add_argument("--seeds", type=_range, metavar="A..B", help="all from A up to, not including, B")
+    which.add_argument("--mutants", action="store_true", help="every deliberate bug, and the seeds that find it")
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with a deliberate bug")
     asked = parser.parse_args()
+    if asked.mutants:
+        return _all_mutants()
     seeds = asked.seeds if asked.seed is None else range(asked.seed, asked.seed + 1)
 
     failed = []

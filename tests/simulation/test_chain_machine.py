@@ -77,6 +77,12 @@ class ChainMachine(RuleBasedStateMachine):
         rows = admitted_rows([self.stored[0]])
         self.tables.insert([row for row in rows if data.draw(st.booleans(), "arrives")], ())
 
+    @precondition(lambda self: bool(self.stored))
+    @rule(data=st.data())
+    def the_owner_dies_within_an_insert(self, data: st.DataObject) -> None:
+        self.the_oldest_range_is_stored_in_part(data)
+        self.the_owner_is_another_one()
+
     @rule()
     def the_owner_is_another_one(self) -> None:
         self.stored.clear()
@@ -130,4 +136,4 @@ class ChainMachine(RuleBasedStateMachine):
 
 
 TestChain = ChainMachine.TestCase
-TestChain.settings = unhurried(examples=60, steps=30)
+TestChain.settings = unhurried(examples=100, steps=30)

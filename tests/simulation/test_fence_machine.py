@@ -117,6 +117,9 @@ class FenceMachine(RuleBasedStateMachine):
         complete = all(at in self.shown or self.log[at][0] != "admitted" for at in range(self.fence_at, end))
         assert explains(len(rows), hash_sum, self.fence, target) is complete
         if complete:
+            # As many rows, but one of them another; and one row more that its hash would not show.
+            assert not explains(len(rows), (hash_sum + 1) % HASH_MODULUS, self.fence, target)
+            assert not explains(len(rows) + 1, hash_sum, self.fence, target)
             line = DeltaLine(TenantId("t"), UsageType("u"), "2026-09-21", Micros(quantity), len(rows))
             self.move(end, target, (line,))
 

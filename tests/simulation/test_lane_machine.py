@@ -87,6 +87,10 @@ class LaneMachine(RuleBasedStateMachine):
         assert list(self.lane.records) == self.waiting
 
     @invariant()
+    def an_end_that_was_reached_is_forgotten(self) -> None:
+        assert self.lane.eof is None or self.lane.eof > self.lane.next_offset
+
+    @invariant()
     def the_bytes_that_wait_are_counted(self) -> None:
         waiting = [len(r.value or b"") + len(r.key or b"") + sum(len(n) + len(v) for n, v in r.headers) for r in self.waiting]
         assert self.lane.waiting_bytes == sum(waiting)
