@@ -3,7 +3,7 @@
 Nothing that is merely on its way is told as drift: fences and counters are read in one snapshot, and the rows are those
 below exactly these fences, which are durable and never change; positions are read in the order in which they grow.
 
-Repair, in one transaction:
+Repair, in one transaction, and only where no key was admitted twice:
 
 1. Lock every fence row, in order: nobody counts meanwhile.
 2. Compare the rows below exactly these fences with the figures there. Where ClickHouse does not hold what was counted,
@@ -162,6 +162,10 @@ def _snapshot(settings: Settings, client: Client) -> _Snapshot:
 
 
 def _repair(settings: Settings, client: Client, who: str) -> tuple[Healed | None, str | None]:
+    # Before the lock, for it takes long and its answer does not change: which of two rows counts is not ours to choose.
+    keys = check_keys(client)
+    if not keys.ok:
+        return None, f"{keys.detail} (I2): what the counters should be is not known before that is put right"
     with _connect(settings) as connection:
         epochs = all_epochs(connection)
         # 1. From here on nobody counts. Every later statement sees what the last counter committed.

@@ -149,8 +149,9 @@ def test_i2_fails_for_a_key_with_two_admitted_positions(log: CountedLog) -> None
         f" bitNot(bitOr(bitShiftLeft(toUInt64(1), 48), toUInt64({later}))) AS row_version) FROM"
         f" (SELECT * FROM usage_events WHERE kafka_partition = {partition} AND kafka_offset = {offset})",
     )
-    report = reconcile(log.settings, patience_s=0)
+    report = reconcile(log.settings, repair_as="tester", patience_s=0)
     mutate(log.settings, f"ALTER TABLE usage_events DELETE WHERE kafka_offset = {later}")
+    assert "1 keys were admitted more than once" in (report.refused or "")
     (finding,) = report.drift
     assert (finding.invariant, finding.found) == ("I2", f"1/{partition}/{offset}, 1/{partition}/{later}")
     assert failing(log.settings) == {}
