@@ -12,6 +12,9 @@ from typing import Any
 STACK_FILE = "stack.json"
 ENVIRONMENT_FILE = "env"
 """The same addresses as settings, for a shell: `set -a; . .meterline/env; set +a`."""
+JOINED = "METERLINE_STACK"
+"""In that file: its settings are those of an embedded stack, no choice of its user's. A later `up` or `demo` in the same
+shell must not take the broker in them for one that was brought along."""
 
 
 def supervisor_of(data_dir: Path) -> int | None:
@@ -22,7 +25,7 @@ def supervisor_of(data_dir: Path) -> int | None:
 def write(data_dir: Path, stack: Mapping[str, Any], environment: Mapping[str, str]) -> Path:
     """Both files, mode 0600, each whole or not at all; `stack.json` last, for who waits for it."""
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()) if name.startswith("METERLINE_")]
-    _write(data_dir / ENVIRONMENT_FILE, "".join(lines))
+    _write(data_dir / ENVIRONMENT_FILE, "".join([f"{JOINED}={shlex.quote(str(data_dir))}\n", *lines]))
     return _write(data_dir / STACK_FILE, json.dumps(stack, indent=2) + "\n")
 
 

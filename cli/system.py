@@ -17,6 +17,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from cli.schema import prepare
+from cli.stack_file import JOINED
 from deploy.embedded.processes import Child, free_port, port_is_free, run_all, spawn, until
 from deploy.embedded.stack import CLICKHOUSE_DATABASE, SERVERS, EmbeddedStack, StackAddresses
 from runtime.exits import Exit, MeterlineExit
@@ -78,7 +79,9 @@ class LocalSystem:
         self._say = say
         self._over = dict(over or {})
         self._http_port = http_port
-        self._external_kafka = os.environ.get("METERLINE_KAFKA_URL") or os.environ.get("KAFKA_URL")
+        self._external_kafka = (
+            None if JOINED in os.environ else os.environ.get("METERLINE_KAFKA_URL") or os.environ.get("KAFKA_URL")
+        )
         servers = [name for name in SERVERS if not (name == "kafka" and self._external_kafka)]
         self._stack = EmbeddedStack(self.data_dir, log=say, servers=servers, durable=durable)
         self._stages: dict[str, Stage] = {}
@@ -205,7 +208,7 @@ class LocalSystem:
         decided = {field for field in variables() if field.startswith(_DECIDED)}
         if self._external_kafka:
             decided = {field for field in decided if not field.startswith("kafka_")}
-        dropped = {name for field, names in variables().items() for name in (names if field in decided else names[1:])}
+        dropped = {JOINED} | {name for field, names in variables().items() for name in (names if field in decided else names[1:])}
         kept = {name: value for name, value in os.environ.items() if name not in dropped}
         return kept | ({"METERLINE_KAFKA_URL": self._external_kafka} if self._external_kafka else {})
 

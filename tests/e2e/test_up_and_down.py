@@ -142,6 +142,7 @@ def test_other_commands_join_in_by_the_env_file_and_secrets_are_not_for_everybod
 
         file = tmp_path / "events.ndjson"
         file.write_text(EVENT)
+        assert f"METERLINE_STACK='{folder}'" in (folder / "env").read_text("utf-8")
         script = f"set -a; . {shlex.quote(str(folder / 'env'))}; set +a; exec {shlex.join(command('emit', str(file), '--json'))}"
         sent = subprocess.run(
             ["/bin/sh", "-c", script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
@@ -172,3 +173,6 @@ def test_settings_that_name_no_server_reach_the_stages(tmp_path: Path, monkeypat
     monkeypatch.setenv("KAFKA_URL", "broker.example:9093")
     settings = LocalSystem(tmp_path, print).settings_of_the_environment()
     assert (settings.kafka_url, settings.kafka_security_protocol) == ("broker.example:9093", "SSL")
+    # A shell that has read the env file of a running system brings no broker along.
+    monkeypatch.setenv("METERLINE_STACK", "/some/folder")
+    assert LocalSystem(tmp_path, print).settings_of_the_environment().kafka_url == "localhost:9092"
