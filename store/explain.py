@@ -22,6 +22,7 @@ from meterline_schemas.quantity import format_quantity
 from store import rejects
 from store.epochs import Epoch, all_epochs
 from store.fences import positions, read_fences
+from store.freshness import covered_until
 from store.positions import Position
 from store.rejects import Reject
 
@@ -208,7 +209,7 @@ def explain(
     """
     key = dedup_key(source_service, source_entity_id, usage_type)
     epoch, partition = current_lane(all_epochs(connection), key)
-    as_of = _covered_until(connection, epoch.epoch)
+    as_of, _ = covered_until(connection, epoch.epoch)
     fences = positions(read_fences(connection))
     lane = Lane(epoch.epoch, partition, fences.get((epoch.epoch, partition), epoch.starts[partition]), log_ends.get(partition))
     rows = _rows(client, key_hash(key), source_service, source_entity_id, usage_type, fences)
@@ -216,18 +217,6 @@ def explain(
     counter = _counter(connection, rows[0], usage_type) if rows else None
     exports = _exports(connection, rows[0], usage_type) if rows else ()
     return Explanation(source_service, source_entity_id, usage_type, key, lane, as_of, rows, tuple(turned_away), counter, exports)
-
-
-def _covered_until(connection: Connection[Any], epoch: int) -> datetime | None:
-    """The newest sampled time whose whole vector the fences have reached."""
-    row = connection.execute(
-        "WITH fence AS (SELECT array_agg(next_offset ORDER BY partition) AS at FROM delta_fences WHERE epoch = %(epoch)s)"
-        " SELECT seen_until FROM freshness_samples s, fence WHERE s.epoch = %(epoch)s AND NOT EXISTS"
-        "  (SELECT FROM unnest(s.ends, fence.at) AS v(ended, counted) WHERE ended > counted)"
-        " ORDER BY seen_until DESC LIMIT 1",
-        {"epoch": epoch},
-    ).fetchone()
-    return None if row is None else row[0]
 
 
 def _rows(

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from aggregator import freshness
-from aggregator.freshness import covered_until, store_sample, trim_samples
 from runtime import postgres
 from runtime.settings import Settings
+from store import freshness
+from store.freshness import covered_until, store_sample, trim_samples
 
 T0 = datetime(2026, 9, 1, tzinfo=UTC)
 
