@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -140,6 +141,30 @@ class Settings(BaseModel):
             return "warning" if value == "warn" else value
         return value
 
+    @field_validator("kafka_url")
+    @classmethod
+    def _brokers(cls, value: str) -> str:
+        for address in value.split(","):
+            if not _has_host_and_port(address.strip()):
+                raise ValueError(f"{address.strip()!r} is not host:port; write several as host:port,host:port")
+        return value
+
+    @field_validator("clickhouse_url", "stripe_api_base")
+    @classmethod
+    def _http_address(cls, value: str | None) -> str | None:
+        if value is not None and not _is_url(value, "http", "https"):
+            raise ValueError("must look like http://host:port/... or https://host/...")
+        return value
+
+    @field_validator("postgres_url")
+    @classmethod
+    def _postgres_address(cls, value: SecretStr) -> SecretStr:
+        # The other form that libpq takes is left to it: "host=... dbname=...". The message never shows the password.
+        text = value.get_secret_value()
+        if not (_is_url(text, "postgresql", "postgres") or ("=" in text and "://" not in text)):
+            raise ValueError("must look like postgresql://user:password@host:port/database")
+        return value
+
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> Settings:
         if self.kafka_security_protocol.startswith("SASL") and (
@@ -150,6 +175,23 @@ class Settings(BaseModel):
                 "METERLINE_KAFKA_SASL_MECHANISM, _USERNAME and _PASSWORD"
             )
         return self
+
+
+def _is_url(text: str, *schemes: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in schemes and (url.port is None or url.port > 0) and (bool(url.hostname) or "postgresql" in schemes)
+    except ValueError:
+        # A port that is no number; several hosts, which libpq takes, are left to it.
+        return "postgresql" in schemes and text.startswith(tuple(f"{scheme}://" for scheme in schemes)) and "," in text
+
+
+def _has_host_and_port(text: str) -> bool:
+    try:
+        url = urlsplit(f"//{text}")
+        return bool(url.hostname) and bool(url.port) and url.netloc == text and "@" not in text
+    except ValueError:
+        return False
 
 
 def variables() -> dict[str, tuple[str, ...]]:
@@ -178,5 +220,6 @@ def load_settings(environment: dict[str, str]) -> Settings:
         lines = []
         for problem in error.errors():
             field = str(problem["loc"][0]) if problem["loc"] else ""
-            lines.append(f"{source.get(field, field)}: {problem['msg']}" if field else str(problem["msg"]))
+            told = str(problem["msg"]).removeprefix("Value error, ")
+            lines.append(f"{source.get(field, field)}: {told}" if field else told)
         raise SettingsError("; ".join(lines)) from None

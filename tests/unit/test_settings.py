@@ -48,7 +48,12 @@ def test_an_empty_value_counts_as_absent() -> None:
 
 @pytest.mark.parametrize(("alias", "field"), sorted(ALIASES.items()))
 def test_an_alias_sets_its_setting_and_loses_to_the_prefixed_name(alias: str, field: str) -> None:
-    aliased, own = ("4321", "1234") if alias == "PORT" else ("error", "debug")
+    aliased, own = {
+        "PORT": ("4321", "1234"),
+        "KAFKA_URL": ("a:1", "b:2"),
+        "CLICKHOUSE_URL": ("http://a", "http://b"),
+        "DATABASE_URL": ("postgresql://a", "postgresql://b"),
+    }.get(alias, ("error", "debug"))
     name = PREFIX + field.upper()
     assert variables()[field][0] == name
     assert _plain(getattr(load_settings({alias: aliased}), field)) == aliased
@@ -128,3 +133,51 @@ def test_secrets_do_not_show() -> None:
 
 def test_paths_are_paths() -> None:
     assert load_settings({"METERLINE_SPOOL_DIR": "/var/spool/meterline"}).spool_dir == Path("/var/spool/meterline")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(
+            ("METERLINE_KAFKA_URL", value)
+            for value in ("broker", "broker:", "broker:x", "broker:99999", ":1", "kafka://a:1", "a:1,,b:1", "a:1,b")
+        ),
+        *(
+            ("METERLINE_CLICKHOUSE_URL", value)
+            for value in ("localhost:8123", "ftp://a", "http://", "http://a:x", "tcp://a:9000")
+        ),
+        *(
+            ("METERLINE_POSTGRES_URL", value)
+            for value in ("foo", "localhost:5432", "http://a/b", "postgresql://u:hidden@a:port/d")
+        ),
+        ("DATABASE_URL", "mysql://u:hidden@a/b"),
+        ("METERLINE_STRIPE_API_BASE", "localhost:1"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_by_the_name_of_its_variable(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({variable: value})
+    assert str(refused.value).startswith(f"{variable}: ")
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("METERLINE_KAFKA_URL", value) for value in ("a:1", "a:1,b:2", "a:1, b:2", "[::1]:9092", "kafka.example.com:9092")),
+        *(("METERLINE_CLICKHOUSE_URL", value) for value in ("http://a", "https://a.example:8443/db", "http://u:p@a:1/")),
+        *(
+            ("METERLINE_POSTGRES_URL", value)
+            for value in (
+                "postgresql://a/b",
+                "postgres://u:p@a:1/b?sslmode=require",
+                "postgresql:///b?host=/run",
+                "host=a dbname=b",
+            )
+        ),
+        ("METERLINE_POSTGRES_URL", "postgresql://u:p@a:1,b:2/d"),
+        ("METERLINE_STRIPE_API_BASE", "http://127.0.0.1:12111"),
+    ],
+)
+def test_an_address_in_each_form_that_its_client_takes_is_accepted(variable: str, value: str) -> None:
+    load_settings({variable: value})
