@@ -14,7 +14,6 @@ import traceback
 from tests.simulation import mutants, seams
 from tests.simulation.schedules import run
 
-
 _A_MUTANT = 1000
 
 

@@ -261,6 +261,8 @@ class Member:
         elif step.kind == "commit" and self.stale and not step.late:
             self.world.say("the commit is refused", self.number)
             self.failed = True
+            if self.random.random() < 0.5:
+                self.world.late.append(step)  # another was on its way, from before the group went on
         elif step.late:
             self.world.late.append(step)
         else:

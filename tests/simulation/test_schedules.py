@@ -16,7 +16,7 @@ from tests.simulation.world import World
 
 SEEDS = 2_000
 _A_TEST = 500
-_SEEDS_A_MUTANT_MAX = 600
+_SEEDS_A_MUTANT_MAX = 1_500
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from tests.simulation.violation import Violation
 from tests.simulation.workload import PARTITIONS, RULES_BY_VERSION
 
 _MEMBERS = 2
-_RECORDS = 36
-_STEPS = 230
+_RECORDS_MIN, _RECORDS_MAX = 10, 50
+_STEPS = 290
 _STIR_DEPTH_MAX = 2
 _REST_STEPS_MAX = 600
 
@@ -40,7 +40,7 @@ class World:
             Member(self, number, older if random.random() < 0.2 else dict(RULES_BY_VERSION)) for number in range(_MEMBERS)
         ]
         self.counter = Counter(self)
-        self._records_left = _RECORDS
+        self._records_left = random.randint(_RECORDS_MIN, _RECORDS_MAX)
         self._depth = 0
         self._rules_wait = random.random() < 0.5
         self._steps = 0
@@ -80,7 +80,7 @@ class World:
             self._any_member().step()
         elif chance < 0.78:
             self.counter.step()
-        elif chance < 0.90:
+        elif chance < 0.89:
             self._produce()
         elif chance < 0.94:
             self._land_late()
