@@ -14,6 +14,7 @@ import psycopg
 import uvicorn
 
 from entitlements.app import STOP_SHARE_REQUESTS, create_app, dependencies
+from entitlements.protocol import BoundedProtocol
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Stop
 from runtime.postgres import connect
@@ -58,6 +59,7 @@ async def _serve(settings: Settings, stop: Stop, listener: socket.socket, *, dev
     app = create_app(settings, deps)
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
