@@ -169,14 +169,14 @@ class LocalSystem:
         self.stop()
         for folder in ("logs", "spool", "aggregator"):
             shutil.rmtree(self.data_dir / folder, ignore_errors=True)
-        for file in ("service_secret", "stack.json", "env"):
+        for file in ("service_secret", "http_port", "stack.json", "env"):
             (self.data_dir / file).unlink(missing_ok=True)
         self._stack.forget()
 
     def as_json(self) -> dict[str, Any]:
         """`stack.json`: where other tools join in. The control plane and the exporter's schedule are not served yet."""
         settings = self.settings
-        pids: dict[str, int | None] = {"control-plane": None, "exporter": None}
+        pids: dict[str, int | None] = dict.fromkeys(("kafka", "control-plane", "exporter"))
         pids |= self._stack.addresses().pids
         pids |= {stage.name: stage.child.pid for stage in self._stages.values() if stage.child is not None}
         return {
@@ -232,7 +232,7 @@ class LocalSystem:
 
     def _make_stages(self) -> list[Stage]:
         me = [sys.executable, "-m", "cli"]
-        http_port = self._http_port or free_port()
+        http_port = self._http_port or self._remembered_port()
         consumer_port, aggregator_port = free_port(), free_port()
         return [
             Stage(
@@ -251,6 +251,18 @@ class LocalSystem:
             ),
             Stage("entitlements", [*me, "serve", "entitlements"], {"METERLINE_HTTP_PORT": str(http_port)}, http_port, "/ready"),
         ]
+
+    def _remembered_port(self) -> int:
+        """The HTTP port of last time where it is free, so that a saved address goes on working; else another one."""
+        file = self.data_dir / "http_port"
+        try:
+            port = int(file.read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            port = 0
+        if not port or not port_is_free(port):
+            port = free_port()
+            file.write_text(str(port), "ascii")
+        return port
 
     def _spawn(self, stage: Stage) -> None:
         stage.child = spawn(

@@ -24,7 +24,9 @@ STOPPED_WITHIN_S = 45.0
 
 @click.command()
 @click.option("--detach", is_flag=True, help="Return once everything is ready; `down` stops it.")
-@click.option("--port", type=click.IntRange(1, 65_535), help="Port of the HTTP endpoint. Default: a free one.")
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), help="Port of the HTTP endpoint. Default: that of last time, or a free one."
+)
 @DATA_FOLDER
 @click.option("--plans", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=CATALOG, help="Catalog to apply.")
 def command(detach: bool, port: int | None, data: Path, plans: Path) -> None:

@@ -184,6 +184,7 @@ def test_everything_ends_with_a_supervisor_that_is_killed_and_the_next_up_finds_
     assert meterline("up", "--detach", "--data", str(tmp_path)).returncode == 0
     try:
         second = json.loads((tmp_path / "stack.json").read_text("utf-8"))
+        assert second["http"] == first["http"]
         assert rows(second, "job-kept") == [(Decimal("1.5"), "tnt_123")]
     finally:
         assert meterline("down", "--data", str(tmp_path)).returncode == 0

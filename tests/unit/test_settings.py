@@ -180,4 +180,5 @@ def test_an_address_that_is_none_is_refused_by_the_name_of_its_variable(variable
     ],
 )
 def test_an_address_in_each_form_that_its_client_takes_is_accepted(variable: str, value: str) -> None:
-    load_settings({variable: value})
+    settings = load_settings({variable: value})
+    assert _plain(getattr(settings, variable.removeprefix("METERLINE_").lower())) == value
