@@ -72,9 +72,7 @@ def test_a_check_says_all_that_the_contract_names(server: Server, counted: Calla
 
 
 @pytest.mark.parametrize(("quantity", "allowed"), [("0.000001", True), ("0.000002", False)])
-def test_the_border_is_exact_to_a_millionth(
-    server: Server, counted: Callable[..., None], quantity: str, allowed: bool
-) -> None:
+def test_the_border_is_exact_to_a_millionth(server: Server, counted: Callable[..., None], quantity: str, allowed: bool) -> None:
     counted(TENANT, "DEEP", "9.999999")
     as_number = server.ask(
         "POST",
@@ -218,9 +216,7 @@ def test_a_check_costs_two_index_reads_however_many_tenants_there_are(migrated: 
     from entitlements.standings import Windows
 
     with psycopg.connect(migrated.postgres_url.get_secret_value()) as connection:
-        connection.execute(
-            "INSERT INTO tenants (tenant_id, plan_id) SELECT 'many_' || n, 'pro' FROM generate_series(1, 3000) n"
-        )
+        connection.execute("INSERT INTO tenants (tenant_id, plan_id) SELECT 'many_' || n, 'pro' FROM generate_series(1, 3000) n")
         connection.execute(
             "INSERT INTO usage_counters SELECT 'many_' || n, 'DEEP', date '2026-11-01' + d, 1, 1"
             " FROM generate_series(1, 1000) n, generate_series(0, 20) d"
