@@ -6,12 +6,13 @@ where an engine runs.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import requires, version
+from importlib.metadata import distribution, requires, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ import click
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
 from packaging.requirements import Requirement
 
 from cli.main import group
@@ -74,7 +77,20 @@ def _seconds(duration: str) -> float:
     return int(match[1])
 
 
-def test_the_file_is_of_the_compose_format() -> None:
+def published_schema() -> Validator:
+    """The Compose specification's own JSON Schema, as a package of the development set carries it."""
+    carried = distribution("check-jsonschema").locate_file("check_jsonschema/builtin_schemas/vendor/compose-spec.json")
+    schema = json.loads(Path(str(carried)).read_text("utf-8"))
+    return validator_for(schema)(schema)
+
+
+def test_the_file_is_valid_by_the_published_schema_of_compose_which_refuses_a_wrong_one() -> None:
+    assert [error.message for error in published_schema().iter_errors(COMPOSE)] == []
+    wrong = {**COMPOSE, "services": {**SERVICES, "kafka": {**SERVICES["kafka"], "healthchek": {}}}}
+    assert not published_schema().is_valid(wrong)
+
+
+def test_the_file_keeps_to_the_part_of_the_format_that_it_means_to_use() -> None:
     Draft202012Validator.check_schema(COMPOSE_FORMAT)
     assert [error.message for error in Draft202012Validator(COMPOSE_FORMAT).iter_errors(COMPOSE)] == []
 
