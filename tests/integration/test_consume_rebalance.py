@@ -23,6 +23,8 @@ def test_a_second_consumer_joins_and_leaves_under_load_and_every_number_is_exact
     with Pipeline(migrated, tmp_path) as pipeline:
         first = pipeline.consume(**DYNAMIC)
         pipeline.aggregate()
+        # Else the second could be quicker and take them all, and nothing would have to change hands.
+        wait_until("the first has taken them all", lambda: first.logged().count("partition taken") == pipeline.partitions)
         publish(pipeline, 0, 1_000)
         second = pipeline.consume(**DYNAMIC)
         rounds, deadline = 1, time.monotonic() + 45.0
