@@ -26,7 +26,6 @@ CONFIRM_HASHES_MAX = 5_000
 """Hashes in one statement: 20 digits each stay below ClickHouse's max_query_size of 256 KiB."""
 
 _MAX64 = (1 << 64) - 1
-_INSERT = {"async_insert": 0}
 
 _EVENTS = pa.schema(
     [
@@ -152,9 +151,9 @@ def reject_rows(cycle: Iterable[Decided]) -> pa.Table:
 def insert(client: Client, admitted: pa.Table, rejects: pa.Table) -> None:
     """Stores a cycle; returns when both are acknowledged as written. To be repeated as it is after any failure."""
     if admitted.num_rows:
-        client.insert_arrow("usage_events", admitted, settings=_INSERT)
+        client.insert_arrow("usage_events", admitted)
     if rejects.num_rows:
-        client.insert_arrow("usage_rejects", rejects, settings=_INSERT)
+        client.insert_arrow("usage_rejects", rejects)
 
 
 def confirm(client: Client, hashes: Hashes) -> dict[bytes, Claim]:

@@ -23,8 +23,8 @@ class GroupPosition:
 def onlooker(settings: Settings) -> Consumer:
     """A client with the group's id that never subscribes: it may ask for the group's offsets and is no member.
 
-    The admin client's own call for them was seen to end the process with a segmentation fault while the coordinator was
-    loading. Close it after use; for one thread.
+    Not the admin client's call for them: test processes died of segmentation faults around it while the coordinator was
+    loading; the cause was not found. Close it after use; for one thread.
     """
     return kafka.consumer(settings, **{"group.id": settings.consumer_group})
 
