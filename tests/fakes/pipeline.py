@@ -18,7 +18,7 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from pydantic import SecretStr
 
-from consumers.app import headers_of
+from consumers.polling import headers_of
 from deploy.embedded.processes import Child, spawn
 from meterline_schemas.delta import Figures
 from meterline_schemas.event import Event, decode

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
 
-from consumers.app import headers_of
+from consumers.polling import headers_of
 from metering.index import CommittedIndex
 from metering.ranges import Decided, Pending, Record, Span, decide, read, suspects
 from meterline_schemas.delta import Figures, encode_commit

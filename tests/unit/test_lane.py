@@ -7,10 +7,10 @@ import pytest
 from confluent_kafka import KafkaError
 from prometheus_client import REGISTRY
 
-from consumers.app import Consuming, headers_of
 from consumers.assignment import Start, start_of
 from consumers.deciding import Decider, unfound
 from consumers.lane import Lane
+from consumers.polling import check_passes, headers_of
 from consumers.storing import Cycle
 from metering.index import CommittedIndex, Hashes
 from metering.ranges import Claim, Record
@@ -261,7 +261,7 @@ def test_a_header_name_that_the_client_cannot_read_makes_the_record_invalid_and_
 def test_records_that_the_client_passes_over_are_never_taken_for_void_offsets(code: int, left_with: Exit) -> None:
     # Behind such an error the client goes on with the next readable records, and a missing offset would count as void.
     with pytest.raises(MeterlineExit) as left:
-        Consuming._passing(object.__new__(Consuming), KafkaError(code))
+        check_passes(KafkaError(code))
     assert left.value.code is left_with
 
 
@@ -271,5 +271,5 @@ def retries() -> float:
 
 def test_an_error_that_the_client_outlives_is_noted_and_no_more() -> None:
     before = retries()
-    Consuming._passing(object.__new__(Consuming), KafkaError(KafkaError._TRANSPORT))
+    check_passes(KafkaError(KafkaError._TRANSPORT))
     assert retries() == before + 1

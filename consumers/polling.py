@@ -1,0 +1,137 @@
+"""Reading the log: messages of the client into the lanes of their partitions."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import threading
+import time
+
+from confluent_kafka import Consumer, KafkaError, Message
+
+from consumers.partitions import Partitions
+from metering.ranges import Record
+from meterline_schemas.event import SCHEMA_VERSION_HEADER
+from meterline_schemas.types import Offset
+from runtime import metrics
+from runtime.exits import Exit, MeterlineExit
+from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CONSUME_MAX = 10_000
+_IDLE_POLL_S = 0.1
+_BUSY_POLL_S = 0.005
+
+_PASSED_OVER = frozenset(
+    {
+        KafkaError._BAD_MSG,
+        KafkaError._BAD_COMPRESSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError._NOT_IMPLEMENTED,
+        KafkaError._UNDERFLOW,
+        KafkaError.INVALID_MSG,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+    }
+)
+"""Behind these the client goes on with the next records. A missing offset is void to us, so an event would be lost."""
+
+
+class LogReader:
+    """Polls the client and fills the lanes; rebalances happen within its polls."""
+
+    def __init__(self, settings: Settings, consumer: Consumer, partitions: Partitions, stop: threading.Event) -> None:
+        self._settings, self._consumer, self._partitions, self._stop = settings, consumer, partitions, stop
+
+    def gather(self) -> None:
+        """Reads records into the lanes: until the waiting window ends, or the cycle is full.
+
+        A lane that kept records from a cut range counts too, so that the bound holds for the cycle as a whole.
+        """
+        waiting, size = self._waiting()
+        first = self._consumer.poll(0 if waiting else self._idle_poll_s())
+        self._partitions.serve()
+        if first is not None:
+            self._take(first)
+        deadline = time.monotonic() + self._settings.range_window_ms / 1000
+        while waiting < self._settings.range_events_max and size < self._settings.range_bytes_max:
+            room = min(_CONSUME_MAX, self._settings.range_events_max - waiting)
+            messages = self._consumer.consume(room, 0)
+            self._partitions.serve()
+            for message in messages:
+                self._take(message)
+            waiting, size = self._waiting()
+            left_s = deadline - time.monotonic()
+            if not messages:
+                if left_s <= 0 or not waiting or self._stop.is_set():
+                    return
+                late = self._consumer.poll(min(left_s, _BUSY_POLL_S))
+                if late is not None:
+                    self._take(late)
+
+    def _idle_poll_s(self) -> float:
+        """Short while a cycle is on its way, for its commit waits for the end of the poll."""
+        return _BUSY_POLL_S if any(len(lane.pending) for lane in self._partitions.lanes()) else _IDLE_POLL_S
+
+    def _waiting(self) -> tuple[int, int]:
+        """Records and bytes in the lanes."""
+        lanes = list(self._partitions.lanes())
+        return sum(len(lane.records) for lane in lanes), sum(lane.waiting_bytes for lane in lanes)
+
+    def _take(self, message: Message) -> None:
+        """Puts a message into its lane. Errors of the log that do not pass end the process."""
+        error, partition, offset = message.error(), message.partition(), message.offset()
+        lane = self._partitions.lane(partition) if partition is not None else None
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                if lane is not None and offset is not None and offset > lane.next_offset:
+                    lane.reached_end(Offset(offset))
+            else:
+                check_passes(error)
+            return
+        if lane is None or offset is None:
+            return  # of a partition given back while the message was on its way
+        lane.take(Record(Offset(offset), message.value(), message.key(), headers_of(message), message.timestamp()[1]))
+
+
+def check_passes(error: KafkaError) -> None:
+    """Notes an error that the client outlives; raises MeterlineExit for one that it does not."""
+    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION):
+        raise MeterlineExit(
+            Exit.LOG_TRUNCATED,
+            f"the log no longer holds the position to go on from ({error.str()}); see docs/operations.md, 'Log truncated'",
+        )
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC):
+        raise MeterlineExit(Exit.TOPIC_REPLACED, f"the events topic is gone ({error.str()}); see `meterline topics show`")
+    if error.code() in _PASSED_OVER:
+        raise MeterlineExit(
+            Exit.FAILED,
+            f"the Kafka client cannot read a record and would pass it over ({error.str()}); its offset would count as void. "
+            "Started again, it is read again: if that does not help, the log is damaged, see docs/operations.md",
+        )
+    if error.fatal():
+        raise MeterlineExit(Exit.OWNERSHIP_LOST, f"the Kafka client cannot go on: {error.str()}")
+    metrics.RETRIES.labels("consume", "kafka").inc()
+    logger.warning("kafka reports a passing error", extra={"problem": error.str()})
+
+
+# The client's method returns a list with a hole in it AND sets an exception; called by the interpreter's short way the
+# exception is not seen, and touching the hole ends the process. This way of calling looks at both.
+_read_headers = operator.methodcaller("headers")
+
+
+def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
+    """A record's headers, an absent value as an empty one.
+
+    A name that is not UTF-8 cannot be read by the client; such a record states no schema version that we could trust,
+    and is decided like one of a version that nobody knows.
+    """
+    try:
+        found = _read_headers(message) or ()
+    except (SystemError, UnicodeDecodeError):
+        return ((SCHEMA_VERSION_HEADER, b"unreadable: a header's name is not UTF-8"),)
+    return tuple((str(header[0]), _bytes(header[1])) for header in found)
+
+
+def _bytes(raw: str | bytes | None) -> bytes:
+    return raw.encode() if isinstance(raw, str) else raw or b""
