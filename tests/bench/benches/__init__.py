@@ -1,0 +1,1 @@
+"""One module a bench; `tests/bench/__init__.py` tells how to write one."""
