@@ -25,3 +25,29 @@ class DeliveryFailed(EmitError):
 
 class Closed(EmitError):
     """The producer was closed before the event came."""
+
+
+class MeterError(Exception):
+    """A call to the endpoint did not get the answer it asked for."""
+
+
+class MeterUnavailable(MeterError):
+    """No usable answer came within the time limit, attempts included. The call may be made again: each one is idempotent."""
+
+
+class MeterRefused(MeterError):
+    """The endpoint refused the request as it is. `code` is stable and for programs, the message says what to do."""
+
+    def __init__(self, status: int, code: str, detail: str, request_id: str = "") -> None:
+        super().__init__(f"{code}: {detail}" + (f" (request {request_id})" if request_id else ""))
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.request_id = request_id
+
+    def __reduce__(self) -> tuple[type[MeterRefused], tuple[int, str, str, str]]:
+        return type(self), (self.status, self.code, self.detail, self.request_id)
+
+
+class ReservationDenied(MeterRefused):
+    """The limit does not hold the quantity, or the tenant may not use this at all: `code` says which, as a check would."""

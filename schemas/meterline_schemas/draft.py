@@ -79,10 +79,10 @@ def encode_event(draft: EventDraft, now_ms: int, rules: Rules = RULES[NEWEST_RUL
         "sourceService": draft.source_service,
         "sourceEntityId": draft.source_entity_id,
         "usageType": draft.usage_type,
-        "quantity": _quantity_text(draft.quantity),
+        "quantity": quantity_text(draft.quantity),
     }
     if draft.occurred_at is not None:
-        fields["occurredAt"] = _instant_text(draft.occurred_at)
+        fields["occurredAt"] = instant_text(draft.occurred_at)
     if draft.kind != "usage":
         fields["kind"] = draft.kind
     if draft.corrects is not None:
@@ -90,7 +90,7 @@ def encode_event(draft: EventDraft, now_ms: int, rules: Rules = RULES[NEWEST_RUL
             raise InvalidEvent(Reason.BAD_CORRECTS, f"corrects has {len(draft.corrects)} parts, not {', '.join(CORRECTS_FIELDS)}")
         fields["corrects"] = dict(zip(CORRECTS_FIELDS, draft.corrects, strict=True))
     if draft.metadata is not None:
-        fields["metadata"] = msgspec.Raw(_metadata_text(draft.metadata))
+        fields["metadata"] = msgspec.Raw(metadata_text(draft.metadata))
     try:
         value = _ENCODER.encode(fields)
     except UnicodeEncodeError as error:
@@ -125,7 +125,8 @@ def draft_from_json(value: bytes, now_ms: int, rules: Rules = RULES[NEWEST_RULES
     )
 
 
-def _quantity_text(quantity: object) -> str:
+def quantity_text(quantity: object) -> str:
+    """The wire's text of a quantity, exact. A text is passed on as it is; raises InvalidEvent for what cannot be exact."""
     if isinstance(quantity, str):
         return quantity
     if isinstance(quantity, bool) or not isinstance(quantity, int | Decimal):
@@ -151,7 +152,8 @@ def _quantity_text(quantity: object) -> str:
     return format_quantity(-micros if sign else micros)
 
 
-def _instant_text(at: datetime | str) -> str:
+def instant_text(at: datetime | str) -> str:
+    """The wire's text of an instant, in UTC. A text is passed on as it is; raises InvalidEvent."""
     if isinstance(at, str):
         return at
     if at.tzinfo is None:
@@ -162,7 +164,7 @@ def _instant_text(at: datetime | str) -> str:
         raise InvalidEvent(Reason.BAD_OCCURRED_AT, f"{at} lies outside of the years 1 to 9999 in UTC") from None
 
 
-def _metadata_text(metadata: Mapping[str, Any] | bytes) -> bytes:
+def metadata_text(metadata: Mapping[str, Any] | bytes) -> bytes:
     """JSON as the standard library writes it, which refuses what JSON cannot hold where others write null."""
     if isinstance(metadata, bytes):
         try:

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Folders that other teams install, or that must stay pure: what they may take from elsewhere, and nothing more.
 THIRD_PARTY: dict[str, set[str]] = {
     "meterline_schemas": {"msgspec", "xxhash"},
-    "meterline": {"confluent_kafka", "msgspec"},  # the extra [kafka], and what meterline-schemas brings along
+    "meterline": {"confluent_kafka", "httpx", "msgspec"},  # the extra [kafka], and what meterline-schemas brings along
     "metering": {"numpy", "pyarrow"},
 }
 
