@@ -77,7 +77,7 @@ class Standings:
     def __init__(self, store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._store = store
         self._now = now
-        self._sql = statement("standings")
+        self.sql = statement("standings")
         self._windows = Windows.of(now().date())
         self._waiting: deque[tuple[Ask, asyncio.Future[Found]]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
@@ -102,13 +102,16 @@ class Standings:
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
         """How they stand, in their order and at one moment. Raises StoreAway."""
         metrics.CHECKS_TOGETHER.observe(len(asks))
-        parameters = {
+        return [found(row) for row in await self._store.rows("standings", self.sql, self.parameters(asks))]
+
+    def parameters(self, asks: Sequence[Ask]) -> dict[str, Any]:
+        """What `sql` is run with, for who reads within a transaction of its own; `found` reads the rows."""
+        return {
             "tenants": [ask.tenant_id for ask in asks],
             "types": [ask.usage_type for ask in asks],
             "features": [ask.feature for ask in asks],
             **self._running().parameters,
         }
-        return [_found(row) for row in await self._store.rows("standings", self._sql, parameters)]
 
     def _running(self) -> Windows:
         today = self._now().date()
@@ -120,18 +123,20 @@ class Standings:
         while self._waiting:
             together = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
             try:
-                found = await self.many([ask for ask, _ in together])
+                answers = await self.many([ask for ask, _ in together])
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to everyone who waits for this statement
                 for _, future in together:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), standing in zip(together, found, strict=True):
+            for (_, future), standing in zip(together, answers, strict=True):
                 if not future.done():
                     future.set_result(standing)
 
 
-def _found(row: tuple[Any, ...]) -> Found:
-    known, has_plan, active, feature_enabled, in_plan, limit_micros, hard, used_micros, resets_on = row
+def found(row: tuple[Any, ...]) -> Found:
+    """A row of the statement."""
+    known, has_plan, active, feature_enabled, in_plan, limit_micros, hard, used_micros, resets_on, held_micros = row
     limit = Limit(None if limit_micros is None else Micros(int(limit_micros)), hard) if in_plan else None
-    return Found(Standing(known, has_plan, active, limit, feature_enabled, Micros(int(used_micros or 0))), resets_on)
+    used, reserved = Micros(int(used_micros or 0)), Micros(int(held_micros or 0))
+    return Found(Standing(known, has_plan, active, limit, feature_enabled, used, reserved), resets_on)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from access.principals import Principal, require_tenant
@@ -72,6 +72,8 @@ class Summaries:
                 "month_end": month.end,
                 "billing_start": billing.start,
                 "billing_end": billing.end,
+                "today": today,
+                "newest_day": _newest(month, today),
             },
         )
         lines = [_line(list(of_type), month, billing, today) for _, of_type in itertools.groupby(rows, key=lambda row: row[0])]
@@ -86,20 +88,25 @@ class Summaries:
         )
 
 
+def _newest(month: Period, today: date) -> date:
+    """The day that a daily limit's `remaining` speaks of."""
+    return min(today, month.end - timedelta(days=1))
+
+
 def _line(rows: Sequence[tuple[Any, ...]], month: Period, billing: Period, today: date) -> SummaryLine:
     """One usage type from its counted days."""
-    usage_type, in_plan, limit_micros, hard, limit_period = rows[0][:5]
+    usage_type, in_plan, limit_micros, hard, limit_period, held_micros, held_newest_micros = rows[0][:7]
     limit = Limit(None if limit_micros is None else Micros(int(limit_micros)), hard) if in_plan else NOTHING_GRANTED
     by_day = {day: Micros(int(micros)) for *_, day, micros in rows if micros is not None}
-    used = Micros(sum(by_day.values()))
+    used, reserved = Micros(sum(by_day.values())), Micros(int(held_micros or 0))
     if limit_period == "day":
         # A daily limit says nothing about a month's sum: each day is held against it.
         over = Micros(sum(overage(limit.quantity, of_day) for of_day in by_day.values()))
-        newest = min(today, date.fromordinal(month.end.toordinal() - 1))
-        left = remaining(limit.quantity, by_day.get(newest.isoformat(), ZERO), ZERO)
+        newest = by_day.get(_newest(month, today).isoformat(), ZERO)
+        left = remaining(limit.quantity, newest, Micros(int(held_newest_micros or 0)))
     else:
         over = overage(limit.quantity, used)
-        left = remaining(limit.quantity, used, ZERO)
+        left = remaining(limit.quantity, used, reserved)
     if limit_period == "lifetime":
         shown = SummaryPeriod(None, None)
     else:
@@ -108,7 +115,7 @@ def _line(rows: Sequence[tuple[Any, ...]], month: Period, billing: Period, today
     return SummaryLine(
         usage_type=usage_type,
         used=number(used),
-        reserved=number(0),
+        reserved=number(reserved),
         limit=number_or_unlimited(limit.quantity),
         remaining=number_or_unlimited(left),
         overage=number(over),

@@ -1,7 +1,8 @@
 -- How each asked (tenant, usage type) or (tenant, feature) stands: one row each, in the order asked, of one moment.
 -- tenants, types, features: parallel arrays; where the type is NULL, the feature alone is asked for.
 -- day_*, month_*: the running day and month. billing_starts[a], billing_ends[a]: the running billing period of anchor day a.
--- Every table is read by its primary key; the counters by one range of it, at most a period's days.
+-- Every table is read by its primary key; the counters by one range of it, at most a period's days. What is held is read in
+-- the same statement as the counters, so that a settled quantity is seen in one of them, never in neither.
 SELECT t.tenant_id IS NOT NULL                AS tenant_known,
        t.plan_id IS NOT NULL                  AS has_plan,
        coalesce(t.status = 'active', false)   AS active,
@@ -10,7 +11,8 @@ SELECT t.tenant_id IS NOT NULL                AS tenant_known,
        trunc(l.quantity * 1000000)::text      AS limit_micros,
        l.hard                                 AS hard,
        trunc(counted.quantity * 1000000)::text AS used_micros,
-       period.ends::text                      AS resets_on
+       period.ends::text                      AS resets_on,
+       trunc(reserved.quantity * 1000000)::text AS reserved_micros
   FROM unnest(%(tenants)s::text[], %(types)s::text[], %(features)s::text[])
        WITH ORDINALITY AS asked (tenant_id, usage_type, feature, place)
   LEFT JOIN LATERAL (
@@ -37,4 +39,9 @@ SELECT t.tenant_id IS NOT NULL                AS tenant_known,
                             AND c.day >= period.starts AND c.day < period.ends)
               END AS quantity
        ) counted ON true
+  LEFT JOIN LATERAL (
+       SELECT sum(h.quantity) AS quantity FROM held h
+        WHERE h.tenant_id = asked.tenant_id AND h.usage_type = asked.usage_type
+          AND (h.day IS NULL OR l.period = 'lifetime' OR (h.day >= period.starts AND h.day < period.ends))
+       ) reserved ON true
  ORDER BY asked.place
