@@ -4,110 +4,51 @@ What a file no longer names:
 - a tenant is left alone, for tenants come from sign-ups too; it is switched off with `status: inactive`;
 - a usage type goes only while nothing was ever counted of it, else its usage would be billed as nothing;
 - a plan goes only when no tenant is on it any more;
+- a tenant's own limits and features stay while its entry does not speak of them, and its grants stay while they are not
+  named: they come from commands too;
 - a meter goes only while nothing was sent to it; nor may its scale change then, for what was sent would mean another
   quantity;
-- a feature goes when nothing names it, which the file itself must see to.
+- a feature or usage type goes when nothing names it: the file itself must see to that, and no tenant's own entries.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from psycopg import Connection
 
 from runtime.exits import Exit, MeterlineExit
 from runtime.locks import AdvisoryLock
 from store.audit import Entry, record
+from store.catalog_change import Change, Entity
 from store.catalog_model import Catalog
+from store.catalog_rows import SECTIONS, load_catalog, write
 
 __all__ = ["Catalog", "Change", "load_catalog", "diff", "apply", "current_version", "SECTIONS"]
 
-
-SECTIONS = ("features", "meters", "usage_types", "plans", "tenants")
 _NOUN = {"features": "feature", "meters": "meter", "usage_types": "usage type", "plans": "plan", "tenants": "tenant"}
-
-Entity = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What becomes of one entry; `before` and `after` are its fields as JSON values."""
-
-    section: str
-    name: str
-    action: Literal["added", "changed", "removed"]
-    before: Entity | None
-    after: Entity | None
-
-    def fields(self) -> list[tuple[str, str, str]]:
-        """(field, before, after) of each field that differs, nested ones by path; an absent one is empty."""
-        old, new = _flat(self.before), _flat(self.after)
-        return [
-            (field, old.get(field, ""), new.get(field, ""))
-            for field in [*old, *(field for field in new if field not in old)]
-            if old.get(field) != new.get(field)
-        ]
-
-
-def load_catalog(connection: Connection[Any], tenants: Collection[str] | None = None) -> Catalog:
-    """The catalog that stands; of the tenants, all or those named."""
-    features = connection.execute("SELECT feature, description FROM features ORDER BY feature").fetchall()
-    meters = connection.execute("SELECT meter, scale, rounding, mode FROM meters ORDER BY meter").fetchall()
-    types = connection.execute(
-        "SELECT usage_type, description, unit, feature, meter FROM usage_types ORDER BY usage_type"
-    ).fetchall()
-    plans: dict[str, Entity] = {
-        plan_id: {"name": name, "features": {}, "limits": {}}
-        for plan_id, name in connection.execute("SELECT plan_id, name FROM plans ORDER BY plan_id")
-    }
-    for plan_id, feature, enabled in connection.execute(
-        "SELECT plan_id, feature, enabled FROM plan_features ORDER BY plan_id, feature"
-    ):
-        plans[plan_id]["features"][feature] = enabled
-    for plan_id, usage_type, quantity, hard, price, period in connection.execute(
-        "SELECT plan_id, usage_type, quantity, hard, overage_price, period FROM plan_limits ORDER BY plan_id, usage_type"
-    ):
-        limit: Entity = {"limit": "unlimited", "period": period}
-        if quantity is not None:
-            limit |= {"limit": quantity, "enforce": "hard" if hard else "soft", "overage_price": price}
-        plans[plan_id]["limits"][usage_type] = limit
-    who = connection.execute(
-        "SELECT tenant_id, name, plan_id, anchor_day, status FROM tenants"
-        " WHERE %s::text[] IS NULL OR tenant_id = ANY(%s) ORDER BY tenant_id",
-        (None, None) if tenants is None else (list(tenants), list(tenants)),
-    ).fetchall()
-    return Catalog.model_validate(
-        {
-            "features": {name: {"description": description} for name, description in features},
-            "meters": {name: {"scale": scale, "rounding": rounding, "mode": mode} for name, scale, rounding, mode in meters},
-            "usage_types": {
-                name: {"description": description, "unit": unit, "feature": feature, "meter": meter}
-                for name, description, unit, feature, meter in types
-            },
-            "plans": plans,
-            "tenants": {
-                name: {"name": label, "plan": plan, "anchor_day": day, "status": status} for name, label, plan, day, status in who
-            },
-        }
-    )
 
 
 def diff(connection: Connection[Any], catalog: Catalog) -> list[Change]:
     """What `apply` would change, in the order of the file's sections. Tenants that the catalog does not name stay."""
+    return _compared(connection, catalog)[1]
+
+
+def _compared(connection: Connection[Any], catalog: Catalog) -> tuple[Catalog, list[Change]]:
+    """What shall stand, and what that changes."""
     standing = load_catalog(connection, tenants=list(catalog.tenants))
+    wanted = catalog.over(standing)
     changes: list[Change] = []
     for section in SECTIONS:
-        before, after = _entities(standing, section), _entities(catalog, section)
+        before, after = _entities(standing, section), _entities(wanted, section)
         for name, new in after.items():
             old = before.get(name)
             if old != new:
                 changes.append(Change(section, name, "changed" if old is not None else "added", old, new))
         changes.extend(Change(section, name, "removed", old, None) for name, old in before.items() if name not in after)
-    return changes
+    return wanted, changes
 
 
 def apply(
@@ -119,18 +60,19 @@ def apply(
     text, and an audit row for each entry. Raises MeterlineExit with the remedy when the change would take away what is
     still referenced, or when it is no longer the `expected` one that was shown.
     """
-    dangling = catalog.dangling()
-    if dangling:
-        raise MeterlineExit(Exit.FAILED, "; ".join(f"{'.'.join(path)}: {message}" for path, message in dangling))
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (AdvisoryLock.CATALOG,))
-        changes = diff(connection, catalog)
+        wanted, changes = _compared(connection, catalog)
+        # Of the file's own entries, and of what its tenants keep without being spoken of.
+        dangling = wanted.dangling()
+        if dangling:
+            raise MeterlineExit(Exit.FAILED, "; ".join(f"{'.'.join(path)}: {message}" for path, message in dangling))
         if expected is not None and changes != expected:
             raise MeterlineExit(Exit.FAILED, "the catalog was changed by somebody else since this diff was made; run it again")
         if not changes:
             return None
-        _refuse(connection, changes)
-        _write(connection, changes)
+        _refuse(connection, changes, list(wanted.tenants))
+        write(connection, changes)
         canonical = json.dumps(catalog.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         row = connection.execute(
             "INSERT INTO catalog_versions (digest, source, applied_by) VALUES (%s, %s, %s) RETURNING version",
@@ -160,30 +102,21 @@ def _entities(catalog: Catalog, section: str) -> dict[str, Entity]:
     return {name: entity.model_dump(mode="json") for name, entity in getattr(catalog, section).items()}
 
 
-def _flat(entity: Entity | None, prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for field, value in (entity or {}).items():
-        if isinstance(value, dict):
-            if "period" in value:
-                flat[prefix + field] = _limit_text(value)
-            else:
-                flat |= _flat(value, f"{prefix}{field}.")
-        elif value is not None:
-            flat[prefix + field] = str(value).lower() if isinstance(value, bool) else str(value)
-    return flat
-
-
-def _limit_text(limit: Entity) -> str:
-    if limit["limit"] is None:
-        return f"unlimited per {limit['period']}"
-    price = f", overage at {limit['overage_price']}" if limit["overage_price"] is not None else ""
-    return f"{limit['limit']} per {limit['period']}, {limit['enforce']}{price}"
-
+_NAMED_BY_TENANTS = """
+    SELECT noun, name, min(tenant_id), place FROM (
+        SELECT 'feature' AS noun, feature AS name, tenant_id, 'features' AS place FROM tenant_features WHERE feature = ANY(%s)
+         UNION ALL
+        SELECT 'usage type', usage_type, tenant_id, 'limits' FROM tenant_limits WHERE usage_type = ANY(%s)
+         UNION ALL
+        SELECT 'usage type', usage_type, tenant_id, 'grants' FROM grants WHERE usage_type = ANY(%s)
+    ) own WHERE tenant_id <> ALL(%s)
+    GROUP BY noun, name, place ORDER BY noun, name, place
+"""
 
 # -- what may not be taken away ------------------------------------------------------------------------------------
 
 
-def _refuse(connection: Connection[Any], changes: list[Change]) -> None:
+def _refuse(connection: Connection[Any], changes: list[Change], named: list[str]) -> None:
     def removed(section: str) -> list[str]:
         return [change.name for change in changes if change.section == section and change.action == "removed"]
 
@@ -210,6 +143,12 @@ def _refuse(connection: Connection[Any], changes: list[Change]) -> None:
         )
     ]
     reasons += [
+        f"{noun} {name}: {tenant} has it in its {where}; take that away first"
+        for noun, name, tenant, where in connection.execute(
+            _NAMED_BY_TENANTS, (removed("features"), removed("usage_types"), removed("usage_types"), named)
+        )
+    ]
+    reasons += [
         f"meter {name}: totals were sent to it; keep its entry" + (" and its scale" if name in rescaled else "")
         for (name,) in connection.execute(
             "SELECT meter FROM unnest(%s::text[]) AS m(meter)"
@@ -219,84 +158,3 @@ def _refuse(connection: Connection[Any], changes: list[Change]) -> None:
     ]
     if reasons:
         raise MeterlineExit(Exit.FAILED, "the catalog was not changed. " + "; ".join(reasons))
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-_UPSERT = {
-    "features": (
-        "INSERT INTO features (feature, description) VALUES (%(name)s, %(description)s)"
-        " ON CONFLICT (feature) DO UPDATE SET description = excluded.description"
-    ),
-    "meters": (
-        "INSERT INTO meters (meter, scale, rounding, mode) VALUES (%(name)s, %(scale)s, %(rounding)s, %(mode)s)"
-        " ON CONFLICT (meter) DO UPDATE SET scale = excluded.scale, rounding = excluded.rounding, mode = excluded.mode"
-    ),
-    "usage_types": (
-        "INSERT INTO usage_types (usage_type, description, unit, feature, meter)"
-        " VALUES (%(name)s, %(description)s, %(unit)s, %(feature)s, %(meter)s)"
-        " ON CONFLICT (usage_type) DO UPDATE SET description = excluded.description, unit = excluded.unit,"
-        " feature = excluded.feature, meter = excluded.meter"
-    ),
-    "plans": (
-        "INSERT INTO plans (plan_id, name) VALUES (%(name)s, %(label)s) ON CONFLICT (plan_id) DO UPDATE SET name = excluded.name"
-    ),
-    "tenants": (
-        "INSERT INTO tenants (tenant_id, name, plan_id, anchor_day, status)"
-        " VALUES (%(name)s, %(label)s, %(plan)s, %(anchor_day)s, %(status)s)"
-        " ON CONFLICT (tenant_id) DO UPDATE SET name = excluded.name, plan_id = excluded.plan_id,"
-        " anchor_day = excluded.anchor_day, status = excluded.status"
-    ),
-}
-
-_DELETE = {
-    "plans": "DELETE FROM plans WHERE plan_id = %s",
-    "usage_types": "DELETE FROM usage_types WHERE usage_type = %s",
-    "meters": "DELETE FROM meters WHERE meter = %s",
-    "features": "DELETE FROM features WHERE feature = %s",
-}
-
-
-def _write(connection: Connection[Any], changes: list[Change]) -> None:
-    """Additions and changes in the order of reference, then removals in the opposite one."""
-    with connection.cursor() as cursor:
-        for section in SECTIONS:
-            wanted = [change for change in changes if change.section == section and change.after is not None]
-            cursor.executemany(_UPSERT[section], [_row(change) for change in wanted])
-            if section == "plans":
-                names = [change.name for change in wanted]
-                cursor.execute("DELETE FROM plan_features WHERE plan_id = ANY(%s)", (names,))
-                cursor.execute("DELETE FROM plan_limits WHERE plan_id = ANY(%s)", (names,))
-                cursor.executemany(
-                    "INSERT INTO plan_features (plan_id, feature, enabled) VALUES (%s, %s, %s)",
-                    [
-                        (change.name, feature, enabled)
-                        for change in wanted
-                        for feature, enabled in (change.after or {})["features"].items()
-                    ],
-                )
-                cursor.executemany(
-                    "INSERT INTO plan_limits (plan_id, usage_type, quantity, hard, overage_price, period)"
-                    " VALUES (%s, %s, %s, %s, %s, %s)",
-                    [
-                        (
-                            change.name,
-                            usage_type,
-                            limit["limit"],
-                            limit["limit"] is not None and limit["enforce"] == "hard",
-                            limit["overage_price"],
-                            limit["period"],
-                        )
-                        for change in wanted
-                        for usage_type, limit in (change.after or {})["limits"].items()
-                    ],
-                )
-        for section, statement in _DELETE.items():
-            gone = [(change.name,) for change in changes if change.section == section and change.action == "removed"]
-            cursor.executemany(statement, gone)
-
-
-def _row(change: Change) -> Entity:
-    assert change.after is not None
-    label = {"label": change.after["name"]} if "name" in change.after else {}
-    return {**change.after, **label, "name": change.name}

@@ -1,4 +1,5 @@
-"""The catalog: features, meters, usage types, plans with their limits, and tenants on plans. As one strict value.
+"""The catalog: features, meters, usage types, plans with their limits, and tenants on plans with what is theirs alone: other
+limits and features, and grants. As one strict value.
 
 `store.catalog_file` reads it from YAML, `store.catalog` from and into Postgres. Quantities and prices are Decimal
 made from text; a float cannot get in.
@@ -6,15 +7,22 @@ made from text; a float cannot get in.
 
 from __future__ import annotations
 
+import itertools
 import re
+from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 Period = Literal["day", "month", "billing_period", "lifetime"]
+WhenUnavailable = Literal["fail_open", "fail_closed"]
 
 UNLIMITED = "unlimited"
+ALERTS_DEFAULT = (80, 100, 120)
+ALERTS_MAX = 10
+GRANT_DAYS_MAX = 400
+"""Longest life of a grant: what it spent is worked out from the days of its life, so these are bounded."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -56,12 +64,21 @@ def format_exact(value: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def _day(value: object) -> object:
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise ValueError(f"want a day such as 2026-10-31; found {value!r}")
+        return date.fromisoformat(value)
+    return value
+
+
 def _unlimited(value: object) -> object:
     return None if value == UNLIMITED else value
 
 
 Identifier = Annotated[str, BeforeValidator(_identifier)]
 _Text = Annotated[str, Field(max_length=1_000)]
+_Percent = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000)]
 _As_text = PlainSerializer(format_exact, return_type=str, when_used="unless-none")
 Quantity = Annotated[
     Decimal, _As_text, _exact(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,6})?", "a quantity of at most 18 digits and 6 decimals")
@@ -90,12 +107,13 @@ class MeterDefinition(_Strict):
 
 
 class UsageTypeDefinition(_Strict):
-    """Something that is counted."""
+    """Something that is counted. `credits`: what one unit costs in a user's credits; None is not priced in credits."""
 
     description: _Text = ""
     unit: _Text = ""
     feature: Identifier | None = None
     meter: Identifier | None = None
+    credits: Price | None = None
 
 
 class PlanLimit(_Strict):
@@ -105,6 +123,8 @@ class PlanLimit(_Strict):
     enforce: Literal["hard", "soft"] = "hard"
     overage_price: Price | None = None
     period: Period
+    when_unavailable: WhenUnavailable | None = None
+    """What a check of it answers while Postgres is away; None: it is not answered, but refused with 503."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,20 +149,63 @@ class PlanLimit(_Strict):
 
 
 class Plan(_Strict):
-    """What a tenant on it may use."""
+    """What a tenant on it may use. `alerts`: the percentages of a limit at which usage is told of, each once a period."""
 
     name: Annotated[_Text, Field(min_length=1)]
     features: dict[Identifier, bool] = {}
     limits: dict[Identifier, PlanLimit] = {}
+    alerts: Annotated[tuple[_Percent, ...], Field(max_length=ALERTS_MAX)] = ALERTS_DEFAULT
+
+    @field_validator("alerts")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(low >= high for low, high in itertools.pairwise(value)):
+            raise ValueError("want percentages in rising order, each once")
+        return value
+
+
+class Grant(_Strict):
+    """A one-time top-up: adds `quantity` to the limit on the days [valid_from, expires_on), until it is spent."""
+
+    usage_type: Identifier
+    quantity: Annotated[Quantity, Field(gt=0)]
+    valid_from: Annotated[date, BeforeValidator(_day)]
+    expires_on: Annotated[date, BeforeValidator(_day)]
+    note: _Text = ""
+
+    @model_validator(mode="after")
+    def _lives_within_bounds(self) -> Grant:
+        if not 0 <= (self.expires_on - self.valid_from).days <= GRANT_DAYS_MAX:
+            raise ValueError(f"expires_on lies 0 to {GRANT_DAYS_MAX} days after valid_from")
+        return self
 
 
 class Tenant(_Strict):
-    """Who is on which plan. Its periods start on `anchor_day`."""
+    """Who is on which plan. Its periods start on `anchor_day`.
+
+    `limits` and `features` replace the plan's, entry by entry; None says nothing about them and leaves what stands,
+    `{}` takes them away. Of `grants` those that are named are made or changed, the others are left as they are.
+    """
 
     name: _Text = ""
     plan: Identifier | None = None
     anchor_day: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=31)] = 1
     status: Literal["active", "inactive"] = "active"
+    features: dict[Identifier, bool] | None = None
+    limits: dict[Identifier, PlanLimit] | None = None
+    grants: dict[Identifier, Grant] = {}
+
+    def over(self, standing: Tenant | None) -> Tenant:
+        """What stands once this is applied over `standing`."""
+        if standing is None:
+            return self.model_copy(update={"features": self.features or None, "limits": self.limits or None})
+        return self.model_copy(
+            update={
+                "features": (standing.features if self.features is None else self.features) or None,
+                "limits": (standing.limits if self.limits is None else self.limits) or None,
+                "grants": dict(sorted({**standing.grants, **self.grants}.items())),
+            }
+        )
 
 
 class Catalog(_Strict):
@@ -153,6 +216,11 @@ class Catalog(_Strict):
     usage_types: dict[Identifier, UsageTypeDefinition] = {}
     plans: dict[Identifier, Plan] = {}
     tenants: dict[Identifier, Tenant] = {}
+
+    def over(self, standing: Catalog) -> Catalog:
+        """What stands once this is applied over `standing`, whose other tenants are not spoken of."""
+        tenants = {name: tenant.over(standing.tenants.get(name)) for name, tenant in self.tenants.items()}
+        return self.model_copy(update={"tenants": tenants})
 
     def dangling(self) -> list[tuple[tuple[str, ...], str]]:
         """(path, what it names that is not there) of every reference that leads nowhere."""
@@ -172,4 +240,10 @@ class Catalog(_Strict):
                 check(("plans", plan_id, "limits", usage_type), usage_type, "usage_types")
         for tenant_id, tenant in self.tenants.items():
             check(("tenants", tenant_id, "plan"), tenant.plan, "plans")
+            for feature in tenant.features or ():
+                check(("tenants", tenant_id, "features", feature), feature, "features")
+            for usage_type in tenant.limits or ():
+                check(("tenants", tenant_id, "limits", usage_type), usage_type, "usage_types")
+            for name, grant in tenant.grants.items():
+                check(("tenants", tenant_id, "grants", name, "usage_type"), grant.usage_type, "usage_types")
         return wrong

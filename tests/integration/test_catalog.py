@@ -107,8 +107,8 @@ def test_the_diff_says_what_is_added_changed_and_removed_with_before_and_after(c
     assert changes[1].fields() == [
         ("limits.U", "10.5 per billing_period, soft, overage at 0.25", "12 per billing_period, soft, overage at 0.25")
     ]
-    assert changes[2].fields() == [("name", "", "R")]
-    assert changes[3].fields() == [("name", "Q", "")]
+    assert changes[2].fields() == [("name", "", "R"), ("alerts", "", "80, 100, 120")]
+    assert changes[3].fields() == [("name", "Q", ""), ("alerts", "80, 100, 120", "")]
 
 
 def test_a_change_is_a_version_and_an_audit_row_for_each_entry(connection: psycopg.Connection[Any]) -> None:
@@ -146,6 +146,33 @@ def test_what_other_parts_wrote_into_a_tenant_stays(connection: psycopg.Connecti
     assert row == (30, "cus_9")
 
 
+OWN = """{name: T, plan: p, anchor_day: 31,
+     features: {f: false},
+     limits: {V: {limit: 3, period: lifetime, when_unavailable: fail_open}},
+     grants: {spring: {usage_type: U, quantity: 5.5, valid_from: 2026-03-01, expires_on: 2026-06-01, note: sorry}}}"""
+WITH_OWN = ("{name: T, plan: p, anchor_day: 31}", OWN)
+
+
+def test_what_is_a_tenants_own_is_read_back_and_stays_while_a_file_does_not_speak_of_it(
+    connection: psycopg.Connection[Any],
+) -> None:
+    catalog.apply(connection, small(WITH_OWN, ("name: P", "name: P\n    alerts: [50, 90]")), by="tester")
+    standing = catalog.load_catalog(connection)
+    own = standing.tenants["t"]
+    assert own.features == {"f": False}
+    assert own.limits is not None
+    assert (own.limits["V"].limit, own.limits["V"].when_unavailable) == (Decimal(3), "fail_open")
+    assert (own.grants["spring"].quantity, str(own.grants["spring"].expires_on)) == (Decimal("5.5"), "2026-06-01")
+    assert standing.plans["p"].alerts == (50, 90)
+    # The file of before names the tenant, and says nothing of all this.
+    catalog.apply(connection, small(), by="tester")
+    assert catalog.load_catalog(connection).tenants["t"] == own
+    # Said to be none, limits and features are taken away; a grant that was made is not.
+    catalog.apply(connection, small((WITH_OWN[0], "{name: T, plan: p, anchor_day: 31, limits: {}, features: {}}")), by="tester")
+    left = catalog.load_catalog(connection).tenants["t"]
+    assert (left.limits, left.features, left.grants) == (None, None, own.grants)
+
+
 WITHOUT_V = (("  V: {}\n", ""), ("      V: {limit: unlimited, period: day}\n", ""))
 LEDGER_ROW = (
     "INSERT INTO export_ledger (account, livemode, tenant_id, customer_id, meter, period_start, period_end, revision, identifier,"
@@ -162,6 +189,12 @@ LEDGER_ROW = (
             "INSERT INTO tenants (tenant_id, plan_id) VALUES ('u', 'q')",
             (("  q: {name: Q}\n", ""),),
             "plan q: 1 tenants are on it that the file leaves there, u for one",
+        ),
+        (
+            "INSERT INTO tenants (tenant_id, plan_id) VALUES ('u', 'p');"
+            " INSERT INTO tenant_limits (tenant_id, usage_type, quantity, hard, period) VALUES ('u', 'V', 1, true, 'day')",
+            WITHOUT_V,
+            "usage type V: u has it in its limits; take that away first",
         ),
         (LEDGER_ROW, (("  m: {}", "  n: {}"), ("meter: m", "meter: n")), "meter m: totals were sent to it; keep its entry"),
         (LEDGER_ROW, (("  m: {}", "  m: {scale: 1000}"),), "keep its entry and its scale"),
