@@ -22,6 +22,7 @@ import psycopg
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from aggregator.census import look_until
 from aggregator.counting import Counting
 from aggregator.freshness import Sampler
 from aggregator.reconciling import Reconciler
@@ -234,7 +235,12 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
 
     worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
     worker.spinner = None  # it would write to the terminal between our lines
-    loops = [sampler.run, reconciler.run, lambda: sweep_until(stop, connect, settings)]
+    loops = [
+        sampler.run,
+        reconciler.run,
+        lambda: sweep_until(stop, connect, settings),
+        lambda: look_until(stop, connect, settings),
+    ]
     with _beside(loops, stop):
         health.ask(look)
         try:

@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Check every connection and setting; each failure with its remedy."),
     "down": ("down", "Stop what `up` started on the data folder."),
     "emit": ("emit", "Publish events from a file."),
-    "explain": ("explain", "Show where an event is: position, verdict, row, counter, exports."),
+    "explain": ("explain", "Show where an event is: position, verdict, row, delta, counter, exports."),
     "export": ("export", "Push monthly totals to Stripe meters."),
     "migrate": ("migrate", "Bring Postgres and ClickHouse to this build's schema."),
     "plans": ("plans", "The catalog as code."),

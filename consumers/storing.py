@@ -40,6 +40,7 @@ T = TypeVar("T")
 CYCLES_WAITING_MAX = 2
 _IDLE_CHECK_S = 5.0
 _SERVE_EVERY_S = 0.005
+_services = metrics.BoundedNames(metrics.SERVICES_SHOWN_MAX)
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ def _count(cycle: Cycle) -> None:
         metrics.VERDICTS.labels("duplicate").inc(records - len(decided.admitted) - len(conflicts) - invalid)
         metrics.VERDICTS.labels("void").inc(span.to_offset - span.from_offset - records)
         for reject in conflicts:
-            metrics.CONFLICTS.labels(reject.reading.event.source_service).inc()
+            metrics.CONFLICTS.labels(_services.label(reject.reading.event.source_service)).inc()
         logger.debug(
             "range committed",
             extra={

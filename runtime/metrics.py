@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+SERVICES_SHOWN_MAX = 100
+OTHER = "other"
+
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # -- consumer ------------------------------------------------------------------------------------------------------
 # Records decided, by verdict (admitted, duplicate, conflict, invalid, void). Counted when their range is committed.
 VERDICTS = Counter("meterline_verdicts_total", "Records decided, by verdict.", ["verdict"])
-# Conflicts by source service: a service that reuses its ids shows here. Services are few and named by us.
+# Conflicts by source service: a service that reuses its ids shows here. The name comes from the log, where anybody may
+# write anything, so only the first SERVICES_SHOWN_MAX of a process have a label of their own.
 CONFLICTS = Counter("meterline_conflicts_total", "Conflicts, by source service.", ["source_service"])
 # Time of one cycle by step: decide, store, announce, commit.
 CYCLE_SECONDS = Histogram("meterline_cycle_seconds", "Time of a cycle's steps.", ["step"], buckets=_FAST)
@@ -32,6 +36,11 @@ REPAIRS = Counter("meterline_repairs_total", "Ranges counted from ClickHouse ins
 COUNT_SECONDS = Histogram("meterline_count_seconds", "Time of one counting transaction.", buckets=_FAST)
 # Log end minus fence, in records, over all partitions.
 FENCE_LAG = Gauge("meterline_fence_lag_records", "Records between the fences and the log's end.")
+# What `meterline reconcile` found when it ran last, by invariant, and when that was; looked up in Postgres.
+DRIFT = Gauge("meterline_drift_findings", "Findings of the last reconcile, by invariant.", ["invariant"])
+RECONCILED_AT = Gauge("meterline_reconciled_timestamp_seconds", "When reconcile ran last.")
+# Tenants with more usage types than METERLINE_USAGE_TYPES_MANY: most often an id that was put into the type.
+TENANTS_WITH_MANY_TYPES = Gauge("meterline_tenants_with_many_usage_types", "Tenants with more usage types than is sound.")
 # Age of `asOf`: how far the counters are behind the log.
 FRESHNESS_SECONDS = Gauge("meterline_freshness_seconds", "Age of the newest instant that the counters are known to cover.")
 
@@ -58,3 +67,19 @@ EXPORTS_COMPARED = Counter("meterline_exports_compared_total", "Exports compared
 # Tenants held in a run because ClickHouse and the counters differ.
 EXPORTS_HELD = Counter("meterline_exports_held_total", "Tenants held because ClickHouse and the counters differ.")
 STRIPE_SECONDS = Histogram("meterline_stripe_seconds", "Time of one meter event call to Stripe.", buckets=_FAST)
+
+
+class BoundedNames:
+    """Names from outside as label values: the first `most` that come, and OTHER for all that come after. For one thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def label(self, name: str) -> str:
+        """The name itself where it is one of the first."""
+        if name not in self._known:
+            if len(self._known) >= self._most:
+                return OTHER
+            self._known.add(name)
+        return name

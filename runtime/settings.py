@@ -93,6 +93,10 @@ class Settings(BaseModel):
     aggregator_batch_max: int = _setting("Aggregator", 64, "Most delta records counted in one transaction.", ge=1, le=1_000)
     sampler_every_ms: int = _setting("Aggregator", 250, "How often the log's end is sampled for `asOf`.", ge=10, le=60_000)
 
+    usage_types_many: int = _setting(
+        "Aggregator", 1_000, "Usage types of one tenant above which a metric tells of it.", ge=1, le=1_000_000
+    )
+
     # HTTP
     http_host: str = _setting("HTTP", "127.0.0.1", "Address to listen on.", "HOST")
     http_port: int | None = _setting(

@@ -7,7 +7,7 @@ the log's end, the log did not hold the event when it was asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -20,6 +20,7 @@ from meterline_schemas.instants import format_instant, utc_day
 from meterline_schemas.key import dedup_key, key_hash, partition_of
 from meterline_schemas.quantity import format_quantity
 from store import rejects
+from store.delta_log import DeltaRange
 from store.epochs import Epoch, all_epochs
 from store.fences import positions, read_fences
 from store.freshness import covered_until
@@ -133,6 +134,7 @@ class Explanation:
     as_of: datetime | None
     rows: tuple[AdmittedRow, ...]
     rejects: tuple[Reject, ...]
+    delta: DeltaRange | None
     counter: CounterLine | None
     exports: tuple[ExportLine, ...]
 
@@ -182,6 +184,7 @@ class Explanation:
             "as_of": None if self.as_of is None else self.as_of.isoformat().replace("+00:00", "Z"),
             "admitted": [row.as_json() for row in self.rows],
             "rejects": [reject.as_json() for reject in self.rejects],
+            "delta": None if self.delta is None else self.delta.as_json(),
             "counter": None if self.counter is None else self.counter.as_json(),
             "exports": [line.as_json() for line in self.exports],
         }
@@ -201,8 +204,11 @@ def explain(
     source_entity_id: str,
     usage_type: str,
     log_ends: Mapping[int, int],
+    range_of: Callable[[Position], DeltaRange | None],
 ) -> Explanation:
     """What is known of the key. `log_ends` are those of the epoch that goes on, read before this is called; may be empty.
+
+    `range_of` finds the range that announced a row (`store.delta_log`); None from it is "not announced, or forgotten".
 
     Raises UnicodeEncodeError for names that no record can hold, LookupError before there is an epoch, psycopg.Error, and
     what an absent ClickHouse raises.
@@ -216,7 +222,10 @@ def explain(
     turned_away = rejects.of_key(client, key, source_service, source_entity_id, usage_type)
     counter = _counter(connection, rows[0], usage_type) if rows else None
     exports = _exports(connection, rows[0], usage_type) if rows else ()
-    return Explanation(source_service, source_entity_id, usage_type, key, lane, as_of, rows, tuple(turned_away), counter, exports)
+    delta = range_of(rows[0].position) if rows else None
+    return Explanation(
+        source_service, source_entity_id, usage_type, key, lane, as_of, rows, tuple(turned_away), delta, counter, exports
+    )
 
 
 def _rows(

@@ -63,6 +63,10 @@ class Report:
     def drift(self) -> list[Finding]:
         return all_findings(self.checks)
 
+    def findings(self) -> dict[str, int]:
+        """How many of each invariant."""
+        return {check.invariant: check.findings_count for check in self.checks}
+
     def as_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
             "ok": self.ok,

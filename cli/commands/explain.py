@@ -15,8 +15,10 @@ from runtime.exits import Exit, MeterlineExit
 from runtime.logs import configure_logging
 from runtime.settings import Settings, load_settings
 from store import topic_state
+from store.delta_log import DeltaRange, delta_log
 from store.epochs import Epoch, current_epoch
 from store.explain import Explanation, explain
+from store.positions import Position
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ KAFKA_WITHIN_S = 3.0
 """How long the answer waits for a broker, without which it says a little less."""
 
 
-@click.command(help="Show where an event is: position, verdict, row, counter, exports. Exit status 1 when it is unknown.")
+@click.command(help="Show where an event is: position, verdict, row, delta, counter, exports. Exit status 1 when it is unknown.")
 @click.argument("service")
 @click.argument("entity")
 @click.argument("usage_type", metavar="TYPE")
@@ -43,7 +45,12 @@ def command(service: str, entity: str, usage_type: str, as_json: bool) -> int:
         if epoch is None:
             raise MeterlineExit(Exit.TOPIC_REPLACED, "no epoch is recorded: run `meterline topics apply` first")
         # Before the fences are read: see store/explain.py.
-        found = explain(connection, client, service, entity, usage_type, _log_ends(settings, epoch))
+        ends = _log_ends(settings, epoch)
+
+        def range_of(at: Position) -> DeltaRange | None:
+            return _range_of(settings, at) if ends else None
+
+        found = explain(connection, client, service, entity, usage_type, ends, range_of)
     if as_json:
         print_json(found.as_json())
     else:
@@ -62,6 +69,15 @@ def _log_ends(settings: Settings, epoch: Epoch) -> dict[int, int]:
         return {}
 
 
+def _range_of(settings: Settings, at: Position) -> DeltaRange | None:
+    try:
+        with delta_log(settings) as log:
+            return log.range_of(at)
+    except KafkaException as error:
+        logger.warning("kafka does not say in which delta the row was announced", extra={"problem": str(error)})
+        return None
+
+
 def _print(found: Explanation) -> None:
     console().print(plain(found.verdict), highlight=False, soft_wrap=True)
     lane = found.lane
@@ -75,6 +91,8 @@ def _print(found: Explanation) -> None:
     print_table("admitted", _headings(rows), [list(row.values()) for row in rows])
     turned_away = [(r.position, r.verdict, r.reason, r.detail, r.tenant_id, r.admitted) for r in found.rejects]
     print_table("rejects", ("position", "verdict", "reason", "detail", "tenant", "admitted row"), turned_away)
+    if found.delta is not None:
+        print_table("announced in", _headings([found.delta.as_json()]), [list(found.delta.as_json().values())])
     if found.counter is not None:
         print_table("counter", _headings([found.counter.as_json()]), [list(found.counter.as_json().values())])
     exports = [line.as_json() for line in found.exports]

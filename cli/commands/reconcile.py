@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import click
 
+from billing_exporter.exporter import account_of
+from billing_exporter.gateway import GatewayError
+from billing_exporter.proving import check_billed
+from billing_exporter.stripe_gateway import key_digest, open_gateway
+from billing_exporter.truth import TruthAway, clickhouse_totals
 from cli.output import console, print_json, print_table, who
 from cli.stores import clickhouse_answers
-from runtime.exits import Exit
+from runtime import postgres
+from runtime.exits import Exit, MeterlineExit
 from runtime.logs import configure_logging
-from runtime.settings import load_settings
+from runtime.settings import Settings, load_settings
+from store import reconcile_runs
+from store.findings import Check
 from store.log_sample import SAMPLE_MAX
 from store.reconcile import PATIENCE_S, SAMPLE_ROWS, Report, reconcile
-from store.remedies import kafka_answers, postgres_answers
+from store.remedies import kafka_answers, one_line, postgres_answers
 
 _MEANS = {
     "I1": "every offset has one verdict",
@@ -22,6 +31,7 @@ _MEANS = {
     "I4": "counters are the sums of rows",
     "I5": "fence <= committed <= log end",
     "I6": "rejects are kept",
+    "I9": "Stripe = ledger = ClickHouse",
 }
 
 
@@ -49,11 +59,29 @@ def command(repair: bool, sample: int, patience_s: float, as_json: bool) -> int:
     configure_logging(settings, "reconcile")
     with postgres_answers(settings), clickhouse_answers(settings), kafka_answers(settings):
         report = reconcile(settings, repair_as=who() if repair else None, sample=sample, patience_s=patience_s)
+        report = replace(report, checks=(*report.checks, _billed(settings)))
+        with postgres.connect(settings) as connection:
+            reconcile_runs.record(connection, who(), report.ok, report.findings())
     if as_json:
         print_json(report.as_json())
     else:
         _print(report)
     return Exit.OK if report.ok else Exit.FAILED
+
+
+def _billed(settings: Settings) -> Check:
+    """I9. A Stripe that cannot be asked is a finding: what was not compared is not proved."""
+    check = Check("I9")
+    if settings.stripe_secret_key is None:
+        check.detail = "not looked at: METERLINE_STRIPE_SECRET_KEY is not set, so nothing is billed from here"
+        return check
+    try:
+        gateway = open_gateway(settings)
+        return check_billed(settings, gateway, account_of(settings, gateway, key_digest(settings)), clickhouse_totals(settings))
+    except (GatewayError, TruthAway, MeterlineExit) as error:
+        check.add("billed totals", {}, "an answer of Stripe and ClickHouse", one_line(error))
+        check.detail = "could not be compared"
+        return check
 
 
 def _print(report: Report) -> None:

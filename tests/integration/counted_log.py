@@ -10,6 +10,7 @@ from dataclasses import replace
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
 
 from consumers.polling import headers_of
+from consumers.ports import DeltaTopic
 from metering.index import CommittedIndex
 from metering.ranges import Decided, Pending, Record, Span, decide, read, suspects
 from meterline_schemas.delta import Figures, encode_commit
@@ -36,6 +37,7 @@ class CountedLog:
         self._decided: dict[int, tuple[int, Figures]] = {p: (start, Figures()) for p, start in enumerate(epoch.starts)}
         self._index = {p: CommittedIndex() for p in range(epoch.partitions)}
         self._uncounted: list[Decided] = []
+        self._deltas = DeltaTopic(lambda: kafka.producer(settings), settings.topic_deltas)
 
     def advance(self, *, count: bool = True, commit: bool = True) -> None:
         """Decides and stores what is in the log; then commits it, and counts it and what was left uncounted before."""
@@ -56,6 +58,7 @@ class CountedLog:
             cycle.append(decided)
         event_log.insert(client, event_log.admitted_rows(cycle), event_log.reject_rows(cycle))
         client.close()
+        self._deltas.announce(cycle)
         if commit:
             self.commit({p: at for p, (at, _) in self._decided.items()})
         self._uncounted += cycle

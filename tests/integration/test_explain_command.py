@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands.explain import command
-from runtime import postgres
+from runtime import kafka, postgres
 from runtime.settings import Settings
 from tests.fakes.pipeline import Pipeline, environment_of
 from tests.integration.counted_log import CountedLog
@@ -58,6 +58,30 @@ def test_an_admitted_event_is_shown_with_its_row_its_counter_and_what_was_turned
         ("duplicate", row["position"]),
     ]
     assert found["exports"] == []
+    epoch, partition, offset = map(int, row["position"].split("/"))
+    delta = found["delta"]
+    assert (delta["epoch"], delta["partition"], delta["rules_version"]) == (epoch, partition, 1)
+    assert delta["from_offset"] <= offset < delta["to_offset"]
+    assert delta["admitted"] >= 1
+
+
+def test_each_row_is_found_in_the_one_delta_that_announced_it(log: CountedLog) -> None:
+    entities = [f"later-{number}" for number in range(12)]
+    for entity in entities:
+        log.pipeline.send_event(entity, event(entity))
+        log.advance()
+    noise = kafka.producer(log.settings)
+    # What is no delta is passed over, wherever it stands.
+    for partition in range(log.pipeline.partitions):
+        noise.produce(log.settings.topic_deltas, value=b"no delta", partition=partition)
+    assert noise.flush(10.0) == 0
+    seen = set()
+    for entity in entities:
+        found = explain(log, entity)[1]
+        _, partition, offset = map(int, found["admitted"][0]["position"].split("/"))
+        assert (found["delta"]["from_offset"], found["delta"]["to_offset"]) == (offset, offset + 1)
+        seen.add((partition, offset))
+    assert len(seen) == len(entities)
 
 
 def test_an_event_that_was_turned_away_is_known_by_its_verdict(log: CountedLog) -> None:

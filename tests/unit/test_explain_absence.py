@@ -9,7 +9,7 @@ import pytest
 from store.explain import AdmittedRow, Explanation, Lane, current_lane
 from store.positions import Position
 
-NOTHING = Explanation("s", "e", "T", b"1:s,1:e,1:T,", Lane(1, 2, 10, 10), None, (), (), None, ())
+NOTHING = Explanation("s", "e", "T", b"1:s,1:e,1:T,", Lane(1, 2, 10, 10), None, (), (), None, None, ())
 ROW = AdmittedRow(Position(1, 2, 9), "t", 1_500_000, "usage", 0, 0, 0, 1, True)
 
 

@@ -1,0 +1,12 @@
+"""What reconcile found, run by run."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)
