@@ -17,6 +17,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from cli.schema import prepare
+from cli.server_restarts import ServerRestarts
 from cli.stack_file import JOINED
 from deploy.embedded.processes import Child, free_port, port_is_free, run_all, spawn, until
 from deploy.embedded.stack import CLICKHOUSE_DATABASE, SERVERS, EmbeddedStack, StackAddresses
@@ -84,6 +85,7 @@ class LocalSystem:
         )
         servers = [name for name in SERVERS if not (name == "kafka" and self._external_kafka)]
         self._stack = EmbeddedStack(self.data_dir, log=say, servers=servers, durable=durable)
+        self._server_restarts = ServerRestarts(self._stack, say)
         self._stages: dict[str, Stage] = {}
         self.addresses = StackAddresses()
         self.environment: dict[str, str] = {}
@@ -119,12 +121,12 @@ class LocalSystem:
             raise
 
     def watch(self) -> None:
-        """One look: what has ended is started again, after a wait that grows while it keeps ending."""
+        """One look: what has ended is started again, after a wait that grows while it keeps ending.
+
+        Raises EmbeddedError for a server that cannot be started again.
+        """
         now = time.monotonic()
-        for name, status in self._stack.ended().items():
-            self._say(f"{name} ended by itself ({_status(status)}); starting it again")
-            self._stack.restart(name)
-            self._say(f"{name} is back")
+        self._server_restarts.look(time.monotonic)
         for stage in self._stages.values():
             if stage.restart_at is not None:
                 if now >= stage.restart_at:

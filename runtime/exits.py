@@ -29,6 +29,8 @@ class Exit(IntEnum):
     """Another member owns the partition now; nothing of this process's work is trusted."""
     FENCE_MISMATCH = 16
     """A delta does not continue the fence, and ClickHouse does not explain the difference."""
+    STALLED = 17
+    """A position stood still while its log moved, and nothing was known that it waited for."""
 
 
 class MeterlineExit(Exception):

@@ -130,6 +130,13 @@ class Settings(BaseModel):
     service_name: str = _setting("Life", "meterline", "Name in the logs.", "SERVICE_NAME")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("Life", "info", "Least level that is logged.", "LOG_LEVEL")
     log_format: Literal["auto", "json", "human"] = _setting("Life", "auto", "auto: human on a terminal, JSON elsewhere.")
+    stalled_after_s: float = _setting(
+        "Life",
+        120.0,
+        "How long a consumer or an aggregator may stand still while its log moves before it leaves to be started again.",
+        ge=5,
+        le=86_400,
+    )
     stop_within_s: float = _setting("Life", 20.0, "Longest graceful stop after SIGTERM.", gt=0, le=600)
     data_dir: Path = _setting("Life", Path(".meterline"), "Where the embedded stack and working files live.")
 
