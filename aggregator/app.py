@@ -27,11 +27,13 @@ from aggregator.counting import Counting
 from aggregator.freshness import Sampler
 from aggregator.reconciling import Reconciler
 from aggregator.retention import sweep_until
+from aggregator.standing import Standings, StreamPositions
 from meterline_schemas.delta import Delta, decode_delta
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Backoff, serve_health
 from runtime.settings import Settings
+from runtime.watchdog import watchdog_of, watched
 from store import epochs, group, topic_state
 
 logger = logging.getLogger(__name__)
@@ -51,8 +53,14 @@ def _credentials(settings: Settings) -> Any:
     return faust.SSLCredentials(security["ssl_context"]) if security["ssl_context"] is not None else None
 
 
-def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delta]], None], stop: threading.Event) -> Any:
-    """The Faust app: reads deltas raw and hands them to `count` in batches, one batch at a time."""
+def make_app(
+    settings: Settings,
+    epoch: epochs.Epoch,
+    count: Callable[[list[Delta]], None],
+    positions: StreamPositions,
+    stop: threading.Event,
+) -> Any:
+    """The Faust app: reads deltas raw and hands them to `count` in batches, one batch at a time; notes how far it is."""
     datadir = settings.data_dir / "aggregator"
     # Faust makes the last folder of the path only.
     datadir.mkdir(parents=True, exist_ok=True)
@@ -85,7 +93,17 @@ def make_app(settings: Settings, epoch: epochs.Epoch, count: Callable[[list[Delt
             if batch:
                 counted = asyncio.get_running_loop().run_in_executor(counting_thread, count, batch)
                 await _whole(counted, settings.stop_within_s, lambda: bool(app.should_stop), stop)
+            for event in events:
+                positions.counted(event.message.partition, event.message.offset)
             yield
+
+    @app.on_partitions_assigned.connect
+    async def on_assigned(sender: Any, /, *assigned: Any, signal: Any, **_: Any) -> None:
+        positions.assigned(part.partition for part in assigned[0] if part.topic == settings.topic_deltas)
+
+    @app.on_partitions_revoked.connect
+    async def on_revoked(sender: Any, /, *revoked: Any, signal: Any, **_: Any) -> None:
+        positions.assigned(())  # it gives everything back, and takes what it keeps anew
 
     return app
 
@@ -207,8 +225,13 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
     def connect() -> psycopg.Connection[Any]:
         return postgres.connect(settings)
 
+    def connect_to_count() -> psycopg.Connection[Any]:
+        # A recomputation reads ClickHouse while the fence row is locked.
+        idle_s = 2 * settings.clickhouse_timeout_s + settings.postgres_timeout_s
+        return postgres.connect(settings, idle_in_transaction_s=idle_s)
+
     def counting() -> Counting:
-        return Counting(connect, lambda: clickhouse.client(settings), settings.retry_give_up_s, stop)
+        return Counting(connect_to_count, lambda: clickhouse.client(settings), settings.retry_give_up_s, stop)
 
     sampler = Sampler(
         connect,
@@ -226,13 +249,24 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         stop,
     )
     counter = counting()
-    app = make_app(settings, epoch, counter.count, stop)
+    positions = StreamPositions()
+    app = make_app(settings, epoch, counter.count, positions, stop)
 
     def look(name: str) -> str | None:
         if name == "stream":
             return None if app.started else "not started yet"
         return counter.problems.get(name) or sampler.problems.get(name)
 
+    def excuses() -> str | None:
+        return ", ".join(sorted(counter.problems)) or ("a rebalance" if app.rebalancing else None)
+
+    watcher = kafka.admin(settings)  # the sampler's may be what hangs
+    standings = Standings(
+        positions,
+        lambda: topic_state.log_ends(watcher, settings.topic_deltas, epoch.partitions),
+        {"sampler": lambda: sampler.rounds, "reconciler": lambda: reconciler.rounds},
+        excuses,
+    )
     worker = faust.Worker(app, loglevel=settings.log_level.replace("warning", "warn"), override_logging=False, quiet=True)
     worker.spinner = None  # it would write to the terminal between our lines
     loops = [
@@ -241,7 +275,7 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         lambda: sweep_until(stop, connect, settings),
         lambda: look_until(stop, connect, settings),
     ]
-    with _beside(loops, stop):
+    with _beside(loops, stop), watched(watchdog_of(settings), standings):
         health.ask(look)
         try:
             worker.execute_from_commandline()

@@ -39,6 +39,8 @@ class Sampler:
         self._every_s, self._stop = every_ms / 1000, stop
         self.problems: dict[str, str] = {}
         """What is wrong with a dependency since the last sample, for /ready."""
+        self.rounds = 0
+        """For the watchdog: it goes on whatever is away."""
 
     def run(self) -> None:
         """Blocks until `stop` is set."""
@@ -51,6 +53,7 @@ class Sampler:
                 self.problems[dependency] = str(error)
                 metrics.RETRIES.labels("aggregate", dependency).inc()
                 logger.warning("the log's end was not sampled", extra={"problem": str(error)})
+            self.rounds += 1
             self._stop.wait(1.0)
 
     def _sample_on(self, connection: psycopg.Connection[Any]) -> None:
@@ -65,6 +68,7 @@ class Sampler:
             if samples % _TRIM_EVERY == 0:
                 trim_samples(connection, self._epoch)
             samples += 1
+            self.rounds += 1
             if samples % 4 == 0:
                 self._report(connection)
 

@@ -41,6 +41,8 @@ class Reconciler:
         self._connect, self._committed, self._counting = connect, committed, counting
         self._epoch, self._stop = epoch, stop
         self._stood_since: dict[int, tuple[int, float]] = {}
+        self.rounds = 0
+        """For the watchdog: it goes on whatever is away."""
 
     def run(self) -> None:
         """Blocks until `stop` is set; outlives absent stores."""
@@ -50,6 +52,7 @@ class Reconciler:
             except (psycopg.Error, KafkaException, ClickHouseError, HTTPError, OSError, NotExplained) as error:
                 metrics.RETRIES.labels("aggregate", "reconciler").inc()
                 logger.warning("a stalled fence was not repaired yet", extra={"problem": str(error)})
+            self.rounds += 1
 
     def look(self) -> None:
         """One look at every partition."""

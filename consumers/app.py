@@ -19,10 +19,12 @@ from consumers.partitions import Partitions
 from consumers.patience import Patience
 from consumers.polling import LogReader
 from consumers.reads import Reads
+from consumers.standing import Standings
 from runtime import kafka, metrics
 from runtime.crash import crash_point
 from runtime.life import serve_health
 from runtime.settings import Settings
+from runtime.watchdog import watchdog_of, watched
 from store import epochs, event_log
 
 logger = logging.getLogger(__name__)
@@ -54,11 +56,12 @@ class Consuming:
             self._consumer.subscribe(
                 [epoch.topic], on_assign=partitions.on_assign, on_revoke=partitions.on_revoke, on_lost=partitions.on_lost
             )
-            while not self._stop.is_set():
-                reader.gather()
-                self._decide(epoch, partitions)
-                if time.monotonic() >= self._watch_at:
-                    self._watch(epoch, partitions)
+            with watched(watchdog_of(self._settings), Standings(self._settings, epoch, partitions, self._patience)):
+                while not self._stop.is_set():
+                    reader.gather()
+                    self._decide(epoch, partitions)
+                    if time.monotonic() >= self._watch_at:
+                        self._watch(epoch, partitions)
             partitions.finish()
         finally:
             # On the way out by an exception nothing more is committed; P dies with the process.

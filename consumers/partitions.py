@@ -36,6 +36,8 @@ class Partitions:
         self._offsets = GroupOffsets(consumer, epoch.topic)
         self.decider: Decider | None = None
         self.storer: Storer | None = None
+        self.taking = False
+        """While partitions are being taken: indexes are built."""
 
     def lanes(self) -> Iterable[Lane]:
         return self.decider.lanes.values() if self.decider is not None else ()
@@ -54,6 +56,13 @@ class Partitions:
         self._give_up_lanes()
         if not parts:
             return
+        self.taking = True
+        try:
+            self._take(consumer, parts)
+        finally:
+            self.taking = False
+
+    def _take(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         self._reads.check_topic(self._epoch)
         assigning = Assigning(
             epoch=Epoch(self._epoch.epoch),

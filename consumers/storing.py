@@ -162,6 +162,10 @@ class Storer:
             except queue.Empty:
                 return done
 
+    def positions(self) -> dict[int, int]:
+        """The offset committed last of each partition. For any thread."""
+        return {partition: note.offset for partition, note in dict(self._last).items()}
+
     def finish(self, within_s: float) -> bool:
         """Lets the waiting cycles through, serving them, and ends the thread; False when `within_s` did not suffice."""
         deadline, asked = self._clock() + within_s, False

@@ -11,14 +11,21 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from runtime.settings import Settings
 
 
-def conninfo(settings: Settings, **over: Any) -> str:
-    """libpq's connection string: the URL, the authority if one is set, and the time limits."""
+def conninfo(settings: Settings, *, idle_in_transaction_s: float | None = None, **over: Any) -> str:
+    """libpq's connection string: the URL, the authority if one is set, and the time limits.
+
+    With `idle_in_transaction_s` the server ends a transaction that says nothing for so long. Whoever holds locks that
+    others wait for wants this: where the network swallows the client's end, the server would keep the locks for hours.
+    """
+    limits = f"-c statement_timeout={round(settings.postgres_timeout_s * 1000)} -c TimeZone=UTC"
+    if idle_in_transaction_s is not None:
+        limits += f" -c idle_in_transaction_session_timeout={round(idle_in_transaction_s * 1000)}"
     extra: dict[str, Any] = {
         "connect_timeout": max(2, round(settings.postgres_timeout_s)),
         "application_name": settings.service_name,
         "keepalives_idle": 10,
         "tcp_user_timeout": round(settings.postgres_timeout_s * 2000),
-        "options": f"-c statement_timeout={round(settings.postgres_timeout_s * 1000)} -c TimeZone=UTC",
+        "options": limits,
     }
     if settings.postgres_ca_file is not None:
         extra |= {"sslmode": "verify-full", "sslrootcert": str(settings.postgres_ca_file)}

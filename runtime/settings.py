@@ -133,7 +133,7 @@ class Settings(BaseModel):
     stalled_after_s: float = _setting(
         "Life",
         120.0,
-        "How long a consumer or an aggregator may stand still while its log moves before it leaves to be started again.",
+        "How long a consumer or aggregator may stand still while its log moves, beyond its calls' time limits, until it leaves.",
         ge=5,
         le=86_400,
     )

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from runtime.exits import Exit
+from runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,13 @@ class Watchdog:
         return None
 
 
+def watchdog_of(settings: Settings) -> Watchdog:
+    """By the settings. The longest single call within its time limit does not count as standing still."""
+    calls_s = settings.clickhouse_timeout_s + settings.postgres_timeout_s + settings.range_window_ms / 1000
+    bound_s = settings.stalled_after_s + calls_s
+    return Watchdog(bound_s, excused_s=settings.retry_give_up_s + bound_s)
+
+
 @contextmanager
 def watched(watchdog: Watchdog, look: Callable[[], Seen | None]) -> Iterator[None]:
     """Looks once a second while the block runs; leaves the process with STALLED where the watchdog says so.
@@ -112,7 +120,8 @@ def leave(why: str) -> None:
     """Ends the process with STALLED, whatever its other threads hold, and says what each of them was doing."""
 
     def say() -> None:
-        logger.critical("%s; leaving, so that another is started", why, extra={"exit": f"{Exit.STALLED.value} {Exit.STALLED.name}"})
+        code = f"{Exit.STALLED.value} {Exit.STALLED.name}"
+        logger.critical("%s; leaving, so that another is started", why, extra={"exit": code})
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         logging.shutdown()
 

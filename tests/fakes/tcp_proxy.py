@@ -76,6 +76,7 @@ class TcpProxy:
             except OSError:
                 _break(client)
                 continue
+            server.settimeout(None)  # that of the connecting would end a connection that is idle
             with self._lock:
                 self._open |= {client, server}
             threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
