@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from store.postgres.revision import run_sql_of
 
-revision = "0006"
-down_revision = "0005"
+revision = "0008"
+down_revision = "0007"
 
 
 def upgrade() -> None:
