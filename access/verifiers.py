@@ -1,4 +1,4 @@
-"""How credentials become a principal: one verifier a kind of credential, asked in order."""
+"""How credentials become a principal: one verifier a header, asked in order, and a bound on how often each may ask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 class Verifier(Protocol):
-    """Knows one kind of credential."""
+    """Knows one header."""
 
     @property
     def presents(self) -> str:
@@ -25,11 +25,19 @@ class Verifier(Protocol):
         ...
 
     async def verify(self, headers: RawHeaders) -> Principal | None:
-        """The principal; None when the request carries no credential of this kind.
+        """The principal; None when the request does not carry the header.
 
-        Raises AccessRefused: 401 when the credential is wrong, 503 when it cannot be verified now. A wrong credential is
-        never passed on to the next verifier.
+        Raises AccessRefused: 401 when the credential is wrong, 403 when it is right and belongs nowhere, 503 when it
+        cannot be verified now. A wrong credential is never passed on to the next verifier.
         """
+        ...
+
+
+class Admits(Protocol):
+    """Bounds how often a principal may ask."""
+
+    def admit(self, principal: Principal) -> None:
+        """Raises AccessRefused 429."""
         ...
 
 
@@ -47,37 +55,40 @@ def only_header(headers: RawHeaders, name: bytes) -> bytes | None:
 class Gate:
     """Lets in whom one of its verifiers knows."""
 
-    def __init__(self, verifiers: Sequence[Verifier]) -> None:
+    def __init__(self, verifiers: Sequence[Verifier], limits: Admits | None = None, *, dev: bool = False) -> None:
+        """`dev` lets in who shows nothing, as one service that may do everything: for `--dev` on loopback only."""
         self._verifiers = tuple(verifiers)
+        self._limits = limits
+        self._dev = dev
 
     async def configured(self) -> bool:
         """Whether at least one verifier could let somebody in."""
+        if self._dev:
+            return True
         for verifier in self._verifiers:
             if await verifier.configured():
                 return True
         return False
 
     async def principal(self, headers: RawHeaders) -> Principal:
-        """Who asks. Raises AccessRefused: 401 without or with wrong credentials, 503 when nobody can say now."""
+        """Who asks. Raises AccessRefused: 401 without or with wrong credentials, 429 too often, 503 nobody can say now.
+
+        Credentials of two kinds are refused: whose rights would count?
+        """
+        found: Principal | None = None
         for verifier in self._verifiers:
             principal = await verifier.verify(headers)
-            if principal is not None:
-                return principal
-        wanted = " or ".join(verifier.presents for verifier in self._verifiers) or "credentials"
-        raise AccessRefused(401, "no_credentials", f"Send {wanted}.")
+            if principal is not None and found is not None:
+                raise AccessRefused(401, "bad_credentials", "The request carries two kinds of credentials; send one.")
+            found = principal or found
+        if found is None and self._dev:
+            return _DEVELOPER
+        if found is None:
+            wanted = " or ".join(verifier.presents for verifier in self._verifiers) or "credentials"
+            raise AccessRefused(401, "no_credentials", f"Send {wanted}.")
+        if self._limits is not None:
+            self._limits.admit(found)
+        return found
 
 
-class DevVerifier:
-    """Lets everybody in who shows nothing, as one service that may do everything. For `--dev` on loopback only.
-
-    It stands last, so that a wrong secret is still a wrong secret.
-    """
-
-    presents = "nothing (this server runs with --dev)"
-    _PRINCIPAL = Principal("service", "dev", source_services=frozenset({EVERY_SERVICE}))
-
-    async def configured(self) -> bool:
-        return True
-
-    async def verify(self, headers: RawHeaders) -> Principal | None:
-        return self._PRINCIPAL
+_DEVELOPER = Principal("service", "dev", source_services=frozenset({EVERY_SERVICE}))

@@ -18,6 +18,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from access.gates import somebody_may_come_in, told_of
 from cli.checkup import SERVER_LIMIT_S, Answer, Check, failed, ok, warning
 from meterline_schemas.rules import NEWEST_RULES, RULES
 from runtime import clickhouse, kafka, postgres
@@ -281,10 +282,12 @@ def service_secrets(settings: Settings) -> Answer:
     """Somebody can come in."""
     with postgres.connect(settings) as connection:
         row = connection.execute("SELECT count(*) FROM service_secrets WHERE expires_at IS NULL OR expires_at > now()").fetchone()
+        somebody = somebody_may_come_in(settings, connection)
     assert row is not None
-    if row[0] == 0:
+    if not somebody:
         return warning("no service secret is valid: nobody can call the HTTP endpoint", "run `meterline secrets create NAME`")
-    return ok(f"{row[0]} valid")
+    told = told_of(settings)
+    return warning("credentials are accepted, but", "; ".join(told)) if told else ok(f"{row[0]} valid")
 
 
 def _schema(at: str, newest: str, same: bool, behind: bool) -> Answer:

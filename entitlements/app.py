@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,8 +16,9 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from access.service_secrets import ServiceSecretVerifier, reader
-from access.verifiers import DevVerifier, Gate, Verifier
+from access.gates import gate_of
+from access.principals import Principal, Who, require_role
+from access.verifiers import Gate
 from entitlements.bodies import read_body
 from entitlements.checks import Checks
 from entitlements.counted import Fences, timeout_of
@@ -27,6 +28,7 @@ from entitlements.kafka_sink import KafkaSink
 from entitlements.models import ENCODER, Health
 from entitlements.names import KnownNames
 from entitlements.openapi import document
+from entitlements.permissions import PERMISSIONS
 from entitlements.problems import Problem
 from entitlements.readiness import Readiness
 from entitlements.sink import UsageSink
@@ -36,10 +38,6 @@ from entitlements.summaries import Summaries, page_size
 from entitlements.usage import Recorder
 from runtime import trace
 from runtime.settings import Settings
-
-SECRETS_TIMEOUT_S = 2.0
-"""Reading the secrets holds up requests, so it gets less time than other statements."""
-
 
 STOP_SHARE_REQUESTS = 0.4
 STOP_SHARE_SINK = 0.4
@@ -59,10 +57,7 @@ class Dependencies:
 def dependencies(settings: Settings, *, dev: bool = False, sink: UsageSink | None = None) -> Dependencies:
     """The real ones, not yet connected. `dev` lets in who shows no credentials; the caller sees to it that it is loopback."""
     store = Store(settings)
-    verifiers: list[Verifier] = [ServiceSecretVerifier(reader(store.pool, min(SECRETS_TIMEOUT_S, settings.postgres_timeout_s)))]
-    if dev:
-        verifiers.append(DevVerifier())
-    return Dependencies(store, Gate(verifiers), sink or KafkaSink(settings, store))
+    return Dependencies(store, gate_of(settings, store.pool, dev=dev), sink or KafkaSink(settings, store))
 
 
 def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
@@ -105,40 +100,35 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
     async def body_of(request: Request) -> bytes:
         return await read_body(request, settings.http_body_max)
 
-    async def check(request: Request) -> Response:
-        principal = await deps.gate.principal(request.scope["headers"])
+    async def check(request: Request, principal: Principal) -> Response:
         return _json(200, await checks.one(await body_of(request), principal))
 
-    async def check_batch(request: Request) -> Response:
-        principal = await deps.gate.principal(request.scope["headers"])
+    async def check_batch(request: Request, principal: Principal) -> Response:
         return _json(200, await checks.batch(await body_of(request), principal))
 
-    async def usage(request: Request) -> Response:
-        principal = await deps.gate.principal(request.scope["headers"])
+    async def usage(request: Request, principal: Principal) -> Response:
         wait_s = _wait_of(request)
         return _json(202, await recorder.one(await body_of(request), principal, _trace_of(request), wait_s))
 
-    async def usage_batch(request: Request) -> Response:
-        principal = await deps.gate.principal(request.scope["headers"])
+    async def usage_batch(request: Request, principal: Principal) -> Response:
         wait_s = _wait_of(request)
         answer = await recorder.batch(await body_of(request), principal, _trace_of(request), wait_s)
         return _json(207 if answer.refused else 202, answer)
 
-    async def summary(request: Request) -> Response:
-        principal = await deps.gate.principal(request.scope["headers"])
+    async def summary(request: Request, principal: Principal) -> Response:
         query = request.query_params
         tenant_id = request.path_params["tenantId"]
         count = page_size(query.get("limit"))
         return _json(200, await summaries.of(tenant_id, principal, query.get("period"), query.get("cursor", ""), count))
 
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         return _json(200, Health("ok"))
 
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         looked = await readiness.look()
         return _json(200 if looked.ready else 503, looked)
 
-    async def metrics_text() -> Response:
+    async def metrics_text(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     routes: list[tuple[str, str, Callable[..., Any]]] = [
@@ -153,19 +143,34 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         ("GET", "/metrics", metrics_text),
     ]
     for method, path, endpoint in routes:
-        app.add_api_route(path, endpoint, methods=[method], response_class=Response, response_model=None)
+        allowed = PERMISSIONS[method, path]
+        handler = endpoint if allowed is None else _guarded(deps.gate, allowed, endpoint)
+        app.add_api_route(path, handler, methods=[method], response_class=Response, response_model=None)
     origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
     if origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "X-Service-Secret", "X-Request-Id", "Traceparent"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Service-Secret", "X-Request-Id", "Traceparent"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     # Added last, so it stands outermost.
     app.add_middleware(Edge)
     return app
+
+
+def _guarded(
+    gate: Gate, allowed: frozenset[Who], endpoint: Callable[[Request, Principal], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, behind the gate and its line in the table of permissions."""
+
+    async def enter(request: Request) -> Response:
+        principal = await gate.principal(request.scope["headers"])
+        require_role(principal, allowed)
+        return await endpoint(request, principal)
+
+    return enter
 
 
 def _json(status: int, answer: msgspec.Struct) -> Response:

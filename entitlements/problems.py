@@ -37,9 +37,9 @@ class Problem(Exception):
     def of_access(cls, refused: AccessRefused) -> Problem:
         headers: dict[str, str] = {}
         if refused.status == 401:
-            headers["WWW-Authenticate"] = 'ServiceSecret realm="meterline"'
-        elif refused.status == 503:
-            headers["Retry-After"] = "1"
+            headers["WWW-Authenticate"] = 'Bearer realm="meterline", ServiceSecret realm="meterline"'
+        elif refused.status in (429, 503):
+            headers["Retry-After"] = str(refused.retry_after_s)
         return cls(refused.status, refused.code, str(refused), headers=headers)
 
     def document(self, request_id: str) -> bytes:

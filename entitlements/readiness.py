@@ -57,4 +57,4 @@ class Readiness:
             configured = await self._gate.configured()
         except AccessRefused as refused:
             return str(refused)
-        return "ok" if configured else "no service secret is valid, so nobody can come in; run `meterline secrets create`"
+        return "ok" if configured else "no verifier lets anybody in; run `meterline secrets create`"

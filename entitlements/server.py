@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import psycopg
 import uvicorn
 
+from access.gates import somebody_may_come_in, told_of
 from entitlements.app import STOP_SHARE_REQUESTS, create_app, dependencies
 from entitlements.protocol import BoundedProtocol
 from runtime.exits import Exit, MeterlineExit
@@ -28,8 +29,6 @@ KEEP_ALIVE_S = 75
 CONNECTIONS_MAX = 10_000
 """More open connections and requests than this get 503 from the server itself."""
 
-_VALID_SECRETS = "SELECT count(*) FROM service_secrets WHERE expires_at IS NULL OR expires_at > now()"
-
 
 def run(settings: Settings, stop: Stop, *, host: str | None = None, port: int | None = None, dev: bool = False) -> None:
     """Serves until `stop` is set, then ends within `stop_within_s`.
@@ -43,6 +42,8 @@ def run(settings: Settings, stop: Stop, *, host: str | None = None, port: int | 
         _require_loopback(host)
     else:
         _require_credentials(settings)
+    for told in told_of(settings):
+        logger.warning(told)
     listener = _listen(host, port)
     with contextlib.closing(listener):
         address = listener.getsockname()
@@ -132,16 +133,17 @@ def _require_credentials(settings: Settings) -> None:
     """Refuses to serve what nobody could use. While Postgres is away that is not known: /ready says so until it is."""
     try:
         with connect(settings) as connection:
-            row = connection.execute(_VALID_SECRETS).fetchone()
+            somebody = somebody_may_come_in(settings, connection)
     except psycopg.OperationalError as error:
         logger.warning("postgres does not answer yet; starting all the same", extra={"error": str(error).strip()})
         return
     except psycopg.errors.UndefinedTable:
         logger.warning("the database is not migrated yet; run `meterline migrate`")
         return
-    if row is None or row[0] == 0:
+    if not somebody:
         raise MeterlineExit(
             Exit.SETTINGS,
-            "no verifier is configured: the table service_secrets holds no valid secret, so nobody could come in. "
+            "no verifier is configured: there is no valid service secret or API key, and neither METERLINE_JWT_ACCESS_SECRET "
+            "nor METERLINE_CLERK_JWT_KEY or _ISSUER is set, so nobody could come in. "
             "Run `meterline secrets create NAME --emits-for SERVICE`, or start with --dev to try it out on this machine",
         )

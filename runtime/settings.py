@@ -108,6 +108,29 @@ class Settings(BaseModel):
     )
     cors_origin: str = _setting("HTTP", "", "Origins a browser may call from, separated by commas; empty: none.", "CORS_ORIGIN")
 
+    # Access
+    jwt_access_secret: SecretStr | None = _setting(
+        "Access", None, "Secret shared with the authentication service, for user tokens (HS256).", "JWT_ACCESS_SECRET"
+    )
+    clerk_jwt_key: str | None = _setting(
+        "Access", None, "Public key of Clerk's session tokens (RS256), in PEM; line ends may be written \\n.", "CLERK_JWT_KEY"
+    )
+    clerk_issuer: str | None = _setting(
+        "Access", None, "Clerk's address that session tokens name as `iss`; without a key, its published keys are used."
+    )
+    clerk_authorized_parties: str = _setting(
+        "Access", "", "Origins that Clerk tokens may be issued to (`azp`), separated by commas; empty: any."
+    )
+    secret_encrypt_key: SecretStr | None = _setting(
+        "Access",
+        None,
+        "Secret behind API keys; several, separated by commas, the newest first, to rotate it.",
+        "SECRET_ENCRYPT_KEY",
+    )
+    rate_limit_user_per_s: float = _setting("Access", 50.0, "Requests a second of one user; 0: no limit.", ge=0, le=1e6)
+    rate_limit_key_per_s: float = _setting("Access", 500.0, "Requests a second of one API key; 0: no limit.", ge=0, le=1e6)
+    rate_limit_service_per_s: float = _setting("Access", 0.0, "Requests a second of one service; 0: no limit.", ge=0, le=1e6)
+
     # Spool
     spool_dir: Path = _setting("Producer", Path(".meterline/spool"), "Where events wait on disk while Kafka is away.")
     spool_bytes_max: int = _setting("Producer", 256 << 20, "Most bytes spooled; when full, emitting is refused.", ge=1 << 16)
@@ -160,7 +183,7 @@ class Settings(BaseModel):
                 raise ValueError(f"{address.strip()!r} is not host:port; write several as host:port,host:port")
         return value
 
-    @field_validator("clickhouse_url", "stripe_api_base")
+    @field_validator("clickhouse_url", "stripe_api_base", "clerk_issuer")
     @classmethod
     def _http_address(cls, value: str | None) -> str | None:
         if value is not None and not _is_url(value, "http", "https"):

@@ -61,6 +61,12 @@ def create(connection: Connection[Any], name: str, source_services: Collection[s
         raise ValueError("name the source services that it may emit for, or * for every one")
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('service secret ' || %s, 0))", (name,))
+        lock_sources(connection)
+        claimed = connection.execute(
+            "SELECT source_service FROM source_claims WHERE source_service = ANY(%s) ORDER BY 1", (list(source_services),)
+        ).fetchall()
+        if claimed:
+            raise ValueError(f"{', '.join(repr(source) for (source,) in claimed)}: a tenant's API keys emit for it; name others")
         row = connection.execute(
             "SELECT count(*) FROM service_secrets WHERE name = %s AND (expires_at IS NULL OR expires_at > now())", (name,)
         ).fetchone()
@@ -74,6 +80,11 @@ def create(connection: Connection[Any], name: str, source_services: Collection[s
         )
         record(connection, by, [Entry("service_secret.created", name, None, {"source_services": sorted(set(source_services))})])
     return secret
+
+
+def lock_sources(connection: Connection[Any]) -> None:
+    """Until the transaction ends nobody else says who emits for which source service."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('source services', 0))")
 
 
 def verify(connection: Connection[Any], secret: str) -> ServiceSecret | None:

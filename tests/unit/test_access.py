@@ -10,7 +10,7 @@ import pytest
 
 from access.principals import AccessRefused, Principal, may_emit_for, require_source, require_tenant, sees_tenant
 from access.service_secrets import FRESH_S, READ_AGAIN_S, STALE_MAX_S, SecretRow, SecretsAway, ServiceSecretVerifier
-from access.verifiers import DevVerifier, Gate
+from access.verifiers import Gate
 from store.service_secrets import secret_hash
 
 START = datetime(2026, 11, 21, 10, tzinfo=UTC)
@@ -175,7 +175,7 @@ def test_no_credentials_are_told_what_to_send() -> None:
 
 def test_a_development_server_lets_in_who_shows_nothing_but_not_a_wrong_secret() -> None:
     async def run() -> None:
-        gate = Gate([Table(row("s1")).verifier(), DevVerifier()])
+        gate = Gate([Table(row("s1")).verifier()], dev=True)
         anybody = await gate.principal([])
         assert may_emit_for(anybody, "any-service")
         assert await refusal(gate, headers("wrong")) == (401, "wrong_secret")
@@ -188,7 +188,7 @@ def test_no_secret_at_all_means_not_configured() -> None:
     async def run() -> None:
         assert not await Gate([Table().verifier()]).configured()
         assert await Gate([Table(row("s1")).verifier()]).configured()
-        assert await Gate([Table().verifier(), DevVerifier()]).configured()
+        assert await Gate([Table().verifier()], dev=True).configured()
 
     asyncio.run(run())
 
