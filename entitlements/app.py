@@ -25,6 +25,7 @@ from entitlements.counted import Fences, timeout_of
 from entitlements.edge import Edge
 from entitlements.freshness import Freshness
 from entitlements.kafka_sink import KafkaSink
+from entitlements.last_known import LastKnown
 from entitlements.models import ENCODER, Health
 from entitlements.names import KnownNames
 from entitlements.openapi import document
@@ -63,7 +64,8 @@ def dependencies(settings: Settings, *, dev: bool = False, sink: UsageSink | Non
 def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
     """The application; it opens and closes what `deps` holds."""
     freshness = Freshness(deps.store)
-    checks = Checks(Standings(deps.store), freshness)
+    otherwise = None if settings.degraded_default == "unavailable" else settings.degraded_default
+    checks = Checks(Standings(deps.store), freshness, LastKnown(settings.degraded_age_max_s), otherwise)
     recorder = Recorder(deps.sink, KnownNames(deps.store), Fences(deps.store))
     summaries = Summaries(deps.store, freshness)
     readiness = Readiness(deps.store, deps.sink, deps.gate)

@@ -80,6 +80,9 @@ class CheckAnswer(msgspec.Struct, rename="camel"):
     resets_at: Instant | None
     """When the period ends; null where nothing resets, as with a lifetime limit."""
     as_of: AsOf
+    age_seconds: int | UnsetType = UNSET
+    """Only with degraded_allow and degraded_deny from a remembered state: how long ago that was read. Absent: nothing is
+    remembered of it, and the figures say nothing."""
 
 
 class CheckBatchRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

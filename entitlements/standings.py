@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 from entitlements.queries import statement
 from entitlements.store import Store, StoreAway
 from metering import periods
-from metering.limits import Limit, Standing
+from metering.grants import Grant, added
+from metering.limits import Credits, Limit, Standing, is_active
+from metering.periods import PeriodKind
 from meterline_schemas.types import Micros
 from runtime import metrics
 
@@ -35,6 +37,8 @@ class Ask:
     tenant_id: str
     usage_type: str | None
     feature: str | None = None
+    user_id: str | None = None
+    """Whose credits would pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ class Standings:
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
         """How they stand, in their order and at one moment. Raises StoreAway."""
         metrics.CHECKS_TOGETHER.observe(len(asks))
-        return [found(row) for row in await self._store.rows("standings", self.sql, self.parameters(asks))]
+        parameters, on = self.parameters(asks), self._windows.on
+        return [found(row, on) for row in await self._store.rows("standings", self.sql, parameters)]
 
     def parameters(self, asks: Sequence[Ask]) -> dict[str, Any]:
         """What `sql` is run with, for who reads within a transaction of its own; `found` reads the rows."""
@@ -110,6 +115,7 @@ class Standings:
             "tenants": [ask.tenant_id for ask in asks],
             "types": [ask.usage_type for ask in asks],
             "features": [ask.feature for ask in asks],
+            "users": [ask.user_id for ask in asks],
             **self._running().parameters,
         }
 
@@ -134,9 +140,37 @@ class Standings:
                     future.set_result(standing)
 
 
-def found(row: tuple[Any, ...]) -> Found:
-    """A row of the statement."""
-    known, has_plan, active, feature_enabled, in_plan, limit_micros, hard, used_micros, resets_on, held_micros = row
-    limit = Limit(None if limit_micros is None else Micros(int(limit_micros)), hard) if in_plan else None
-    used, reserved = Micros(int(used_micros or 0)), Micros(int(held_micros or 0))
-    return Found(Standing(known, has_plan, active, limit, feature_enabled, used, reserved), resets_on)
+def found(row: tuple[Any, ...], on: date) -> Found:
+    """A row of the statement, which was run with the periods of the day `on`."""
+    known, has_plan, status, subscription, feature_enabled, in_plan, limit_micros, hard, used_micros, resets_on = row[:10]
+    held_micros, when_unavailable, price, balance_micros, period, anchor_day, grants, used_by_day = row[10:]
+    limit = Limit(None if limit_micros is None else Micros(int(limit_micros)), hard, when_unavailable) if in_plan else None
+    if grants is not None and limit is not None and limit.quantity is not None:
+        limit = replace(
+            limit, quantity=Micros(limit.quantity + added_by_grants(limit.quantity, period, anchor_day, grants, used_by_day, on))
+        )
+    standing = Standing(
+        known,
+        has_plan,
+        is_active(status, subscription),
+        limit,
+        feature_enabled,
+        Micros(int(used_micros or 0)),
+        Micros(int(held_micros or 0)),
+        None if price is None else Credits(int(price), Micros(int(balance_micros or 0))),
+    )
+    return Found(standing, resets_on)
+
+
+def added_by_grants(
+    limit: Micros, period: PeriodKind, anchor_day: int, grants: list[list[str]], used_by_day: list[list[str]] | None, on: date
+) -> Micros:
+    """What the grants add to a limit, from the JSON of a statement: [micros, from, until] each, and [day, micros] each."""
+    return added(
+        limit,
+        period,
+        anchor_day,
+        [Grant(Micros(int(micros)), date.fromisoformat(since), date.fromisoformat(until)) for micros, since, until in grants],
+        {date.fromisoformat(day): Micros(int(micros)) for day, micros in used_by_day or ()},
+        on,
+    )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -20,10 +21,15 @@ logger = logging.getLogger(__name__)
 RECONNECT_FOR_S = 2.0
 """How long the pool's own attempts back off. Short: the next request begins a new round, so that a server which was away
 for an hour is found again within seconds."""
-FAIL_FAST_S = 0.25
-"""After a failure nobody asks again for this long: waiting requests are answered, not queued against a server that is away."""
+LOOK_AGAIN_S = 0.25
+"""After a failure one look is taken this often until Postgres answers; requests meanwhile are told at once that it is away,
+and never wait for a server that was away a moment ago."""
 WAITING_MAX = 1_000
 """Most requests that wait for a connection."""
+
+_STEADY_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
+"""Every statement here is a hundred look-ups by primary key at most. One plan, made once, must stay right while the tables
+grow from nothing to millions of rows: while they are small, a scan would look cheaper, and would be kept."""
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
 _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
@@ -39,7 +45,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.timeout_s = settings.postgres_timeout_s
         self.pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            conninfo(settings),
+            conninfo(settings, session=_STEADY_PLANS),
             # Every reading is one statement: a transaction round it would be two more trips.
             kwargs={"autocommit": True},
             min_size=1,
@@ -49,29 +55,41 @@ class Store:
             reconnect_timeout=RECONNECT_FOR_S,
             open=False,
         )
-        self._fail_until = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        """Set while Postgres is away."""
 
     async def open(self) -> None:
         """Starts connecting, and returns without waiting for it."""
         await self.pool.open(wait=False)
 
     async def close(self, within_s: float) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
         await self.pool.close(timeout=within_s)
 
     async def rows(self, name: str, sql: bytes, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """What one statement answers. Raises StoreAway within about `timeout_s`.
+        """What one statement answers. Raises StoreAway within about `timeout_s`; at once while Postgres is known to be away.
 
         `name` is the statement's, for the metric. May be repeated: nothing here writes.
         """
-        if time.monotonic() < self._fail_until:
+        if self._looking is not None:
             raise StoreAway("Postgres does not answer; nothing was decided. Try again shortly.")
+        try:
+            return await self._ask(name, sql, parameters)
+        except StoreAway:
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look())
+            raise
+
+    async def _ask(self, name: str, sql: bytes, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout_s), self.pool.connection() as connection:
                 cursor = await connection.execute(sql, parameters, prepare=True)
                 return await cursor.fetchall()
         except _AWAY as error:
-            self._fail_until = time.monotonic() + FAIL_FAST_S
             metrics.RETRIES.labels("entitlements", "postgres").inc()
             logger.warning("postgres does not answer", extra={"query": name, "error": str(error) or type(error).__name__})
             raise StoreAway("Postgres does not answer; nothing was decided. Try again shortly.") from error
@@ -81,7 +99,17 @@ class Store:
         finally:
             metrics.HTTP_QUERY_SECONDS.labels(name).observe(time.perf_counter() - started)
 
+    async def _look(self) -> None:
+        """Asks for nothing, again and again, until there is an answer."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            try:
+                await self._ask("look", b"SELECT 1", {})
+            except StoreAway:
+                continue
+            self._looking = None
+            return
+
     async def missing_tables(self, sql: bytes) -> list[str]:
-        """The tables that `ready.sql` misses. Asks even right after a failure. Raises StoreAway."""
-        self._fail_until = 0.0
+        """The tables that `ready.sql` misses. Raises StoreAway."""
         return [str(table) for (table,) in await self.rows("ready", sql, {})]

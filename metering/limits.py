@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 from meterline_schemas.types import Micros
 
 ZERO = Micros(0)
+PRICE_ONE = 10**12
+"""One credit, in the units that prices are kept in."""
 
 
 class Reason(StrEnum):
@@ -39,6 +42,23 @@ class Reason(StrEnum):
     """Denied: the user's credits do not pay for this quantity."""
     UNKNOWN_TENANT = "unknown_tenant"
     """Denied: no such tenant."""
+    DEGRADED_ALLOW = "degraded_allow"
+    """Allowed without a look at the counters, which cannot be read: the limit fails open, and what is remembered allows it."""
+    DEGRADED_DENY = "degraded_deny"
+    """Denied without a look at the counters, which cannot be read: the limit fails closed, or what is remembered denies it."""
+
+
+WhenUnavailable = Literal["fail_open", "fail_closed"]
+"""What a check answers while the counters cannot be read."""
+
+LET_IN = frozenset({"trialing", "active", "past_due"})
+"""The states of a subscription that let its tenant in. `past_due` does: the provider still tries to collect, and says
+`unpaid` or `canceled` when it gives up."""
+
+
+def is_active(status: str | None, subscription_status: str | None) -> bool:
+    """Whether a tenant is let in: not switched off by the operator, and not by its subscription if a provider manages one."""
+    return status == "active" and (subscription_status is None or subscription_status in LET_IN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,21 @@ class Limit:
     """None is unlimited."""
     hard: bool
     """A hard limit denies what goes beyond it; a soft one lets it pass as overage."""
+    when_unavailable: WhenUnavailable | None = None
+    """None: nobody said, so it is not answered at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credits:
+    """The price of a usage type in credits, and what the user who would pay has."""
+
+    price: int
+    """Of one unit, in units of 10^-12 credits."""
+    balance: Micros
+
+    def cost(self, quantity: Micros) -> Micros:
+        """What a quantity costs, exact to a millionth and rounded up, so that nothing is had for less than its price."""
+        return Micros(-(-quantity * self.price // PRICE_ONE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +101,8 @@ class Standing:
     """Counted in the limit's period. Corrections may bring it below zero."""
     reserved: Micros = ZERO
     """Held by open reservations."""
+    credits: Credits | None = None
+    """None: the usage type is not priced in credits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +156,13 @@ def decide(standing: Standing, quantity: Micros) -> Decision:
     if obstacle is not None:
         return Decision(False, obstacle, ZERO, is_exceeded)
     left = remaining(limit.quantity, standing.used, standing.reserved)
+    decision = _by_limit(standing, limit, quantity, left, is_exceeded)
+    if decision.allowed and standing.credits is not None and standing.credits.cost(quantity) > standing.credits.balance:
+        return Decision(False, Reason.INSUFFICIENT_CREDITS, left, is_exceeded)
+    return decision
+
+
+def _by_limit(standing: Standing, limit: Limit, quantity: Micros, left: Micros | None, is_exceeded: bool) -> Decision:
     if limit.quantity is None:
         return Decision(True, Reason.UNLIMITED, None, is_exceeded)
     if standing.used + standing.reserved + quantity <= limit.quantity:
@@ -135,3 +179,22 @@ def decide_feature(standing: Standing) -> Decision:
     if obstacle is not None:
         return Decision(False, obstacle, ZERO, False)
     return Decision(True, Reason.WITHIN_PLAN, None, False)
+
+
+def decide_away(standing: Standing | None, quantity: Micros | None, otherwise: WhenUnavailable | None) -> Decision | None:
+    """What to answer while the counters cannot be read, from how the tenant stood when they last could.
+
+    None: nothing is to be answered, for nobody said what. `standing` None: that is not remembered. `quantity` None: a
+    feature is asked for. `otherwise` goes for both, as for what no limit grants. Failing open allows what the last known
+    state allowed: an outage lets nobody in who had been denied.
+    """
+    limit = None if standing is None or quantity is None else standing.limit
+    policy = otherwise if limit is None else limit.when_unavailable
+    if policy is None:
+        return None
+    if standing is None:
+        allowed = policy == "fail_open"
+        return Decision(allowed, Reason.DEGRADED_ALLOW if allowed else Reason.DEGRADED_DENY, None if allowed else ZERO, False)
+    last = decide_feature(standing) if quantity is None else decide(standing, quantity)
+    allowed = policy == "fail_open" and last.allowed
+    return replace(last, allowed=allowed, reason=Reason.DEGRADED_ALLOW if allowed else Reason.DEGRADED_DENY)

@@ -11,15 +11,18 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from runtime.settings import Settings
 
 
-def conninfo(settings: Settings, *, idle_in_transaction_s: float | None = None, **over: Any) -> str:
+def conninfo(settings: Settings, *, idle_in_transaction_s: float | None = None, session: str = "", **over: Any) -> str:
     """libpq's connection string: the URL, the authority if one is set, and the time limits.
 
     With `idle_in_transaction_s` the server ends a transaction that says nothing for so long. Whoever holds locks that
     others wait for wants this: where the network swallows the client's end, the server would keep the locks for hours.
+    `session` holds further options of the session, as `-c name=value`.
     """
     limits = f"-c statement_timeout={round(settings.postgres_timeout_s * 1000)} -c TimeZone=UTC"
     if idle_in_transaction_s is not None:
         limits += f" -c idle_in_transaction_session_timeout={round(idle_in_transaction_s * 1000)}"
+    if session:
+        limits += f" {session}"
     extra: dict[str, Any] = {
         "connect_timeout": max(2, round(settings.postgres_timeout_s)),
         "application_name": settings.service_name,

@@ -103,6 +103,14 @@ class Settings(BaseModel):
         "HTTP", None, "Port of the one HTTP role being served; 8080 for entitlements.", "PORT", ge=0, le=65_535
     )
     http_body_max: int = _setting("HTTP", 1 << 20, "Largest request body in bytes.", ge=1 << 10, le=64 << 20)
+    degraded_default: Literal["fail_closed", "fail_open", "unavailable"] = _setting(
+        "HTTP",
+        "fail_closed",
+        "What a check answers while Postgres is away where no limit is remembered, and for a feature; unavailable: 503.",
+    )
+    degraded_age_max_s: int = _setting(
+        "HTTP", 300, "How old what is remembered of a tenant may be to be answered from while Postgres is away.", ge=1, le=86_400
+    )
     metrics_port: int | None = _setting(
         "HTTP", None, "Port of /metrics, /health, /ready of a stage without HTTP.", ge=0, le=65_535
     )

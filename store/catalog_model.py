@@ -15,14 +15,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-Period = Literal["day", "month", "billing_period", "lifetime"]
-WhenUnavailable = Literal["fail_open", "fail_closed"]
+from metering.grants import DAYS_MAX
+from metering.limits import WhenUnavailable
+from metering.periods import PeriodKind
 
 UNLIMITED = "unlimited"
 ALERTS_DEFAULT = (80, 100, 120)
 ALERTS_MAX = 10
-GRANT_DAYS_MAX = 400
-"""Longest life of a grant: what it spent is worked out from the days of its life, so these are bounded."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -122,7 +121,7 @@ class PlanLimit(_Strict):
     limit: Annotated[Quantity | None, BeforeValidator(_unlimited)]
     enforce: Literal["hard", "soft"] = "hard"
     overage_price: Price | None = None
-    period: Period
+    period: PeriodKind
     when_unavailable: WhenUnavailable | None = None
     """What a check of it answers while Postgres is away; None: it is not answered, but refused with 503."""
 
@@ -175,8 +174,8 @@ class Grant(_Strict):
 
     @model_validator(mode="after")
     def _lives_within_bounds(self) -> Grant:
-        if not 0 <= (self.expires_on - self.valid_from).days <= GRANT_DAYS_MAX:
-            raise ValueError(f"expires_on lies 0 to {GRANT_DAYS_MAX} days after valid_from")
+        if not 0 <= (self.expires_on - self.valid_from).days <= DAYS_MAX:
+            raise ValueError(f"expires_on lies 0 to {DAYS_MAX} days after valid_from")
         return self
 
 

@@ -1,27 +1,55 @@
 -- How each asked (tenant, usage type) or (tenant, feature) stands: one row each, in the order asked, of one moment.
--- tenants, types, features: parallel arrays; where the type is NULL, the feature alone is asked for.
+-- tenants, types, features, users: parallel arrays; where the type is NULL, the feature alone is asked for; where the user
+-- is NULL, nobody's credits are looked at.
 -- day_*, month_*: the running day and month. billing_starts[a], billing_ends[a]: the running billing period of anchor day a.
--- Every table is read by its primary key; the counters by one range of it, at most a period's days. What is held is read in
+-- Every table is read by its primary key; the counters by one range of it, at most a period's days, and by a second one, of
+-- the days of its grants, where a tenant has any. What a tenant has of its own stands in place of its plan's. What is held is read in
 -- the same statement as the counters, so that a settled quantity is seen in one of them, never in neither.
 SELECT t.tenant_id IS NOT NULL                AS tenant_known,
        t.plan_id IS NOT NULL                  AS has_plan,
-       coalesce(t.status = 'active', false)   AS active,
-       f.enabled                              AS feature_enabled,
+       t.status                               AS status,
+       t.subscription_status                  AS subscription_status,
+       coalesce(tf.enabled, f.enabled)        AS feature_enabled,
        l.usage_type IS NOT NULL               AS in_plan,
        trunc(l.quantity * 1000000)::text      AS limit_micros,
        l.hard                                 AS hard,
        trunc(counted.quantity * 1000000)::text AS used_micros,
        period.ends::text                      AS resets_on,
-       trunc(reserved.quantity * 1000000)::text AS reserved_micros
-  FROM unnest(%(tenants)s::text[], %(types)s::text[], %(features)s::text[])
-       WITH ORDINALITY AS asked (tenant_id, usage_type, feature, place)
+       trunc(reserved.quantity * 1000000)::text AS reserved_micros,
+       l.when_unavailable                     AS when_unavailable,
+       trunc(u.credits * 1000000000000)::text AS credits_price,
+       trunc(b.balance * 1000000)::text       AS credits_balance,
+       CASE WHEN extra.grants IS NOT NULL THEN l.period END AS grants_period,
+       t.anchor_day                           AS anchor_day,
+       extra.grants                           AS grants,
+       extra.used                             AS grants_used
+  FROM unnest(%(tenants)s::text[], %(types)s::text[], %(features)s::text[], %(users)s::text[])
+       WITH ORDINALITY AS asked (tenant_id, usage_type, feature, user_id, place)
   LEFT JOIN LATERAL (
        -- OFFSET 0 keeps the planner from hashing all tenants for a full batch.
-       SELECT tenant_id, plan_id, status, anchor_day FROM tenants WHERE tenants.tenant_id = asked.tenant_id OFFSET 0
+       SELECT tenant_id, plan_id, status, subscription_status, anchor_day FROM tenants WHERE tenants.tenant_id = asked.tenant_id OFFSET 0
        ) t ON true
   LEFT JOIN usage_types u ON u.usage_type = asked.usage_type
   LEFT JOIN plan_features f ON f.plan_id = t.plan_id AND f.feature = coalesce(asked.feature, u.feature)
-  LEFT JOIN plan_limits l ON l.plan_id = t.plan_id AND l.usage_type = asked.usage_type
+  LEFT JOIN LATERAL (
+       SELECT enabled FROM tenant_features o
+        WHERE o.tenant_id = t.tenant_id AND o.feature = coalesce(asked.feature, u.feature) OFFSET 0
+       ) tf ON true
+  LEFT JOIN LATERAL (
+       SELECT o.* FROM tenant_limits o WHERE o.tenant_id = t.tenant_id AND o.usage_type = asked.usage_type OFFSET 0
+       ) own ON true
+  LEFT JOIN plan_limits p ON p.plan_id = t.plan_id AND p.usage_type = asked.usage_type
+  LEFT JOIN LATERAL (
+       SELECT coalesce(own.usage_type, p.usage_type) AS usage_type, coalesce(own.period, p.period) AS period,
+              coalesce(own.hard, p.hard) AS hard,
+              -- NULL has a meaning in these two, so an own limit is taken as a whole.
+              CASE WHEN own.usage_type IS NULL THEN p.quantity ELSE own.quantity END AS quantity,
+              CASE WHEN own.usage_type IS NULL THEN p.when_unavailable ELSE own.when_unavailable END AS when_unavailable
+       ) l ON true
+  LEFT JOIN LATERAL (
+       SELECT balance FROM credit_balances c
+        WHERE u.credits IS NOT NULL AND c.user_id = asked.user_id AND c.tenant_id = asked.tenant_id OFFSET 0
+       ) b ON true
   LEFT JOIN LATERAL (
        SELECT CASE l.period WHEN 'day' THEN %(day_start)s::date
                             WHEN 'month' THEN %(month_start)s::date
@@ -44,4 +72,16 @@ SELECT t.tenant_id IS NOT NULL                AS tenant_known,
         WHERE h.tenant_id = asked.tenant_id AND h.usage_type = asked.usage_type
           AND (h.day IS NULL OR l.period = 'lifetime' OR (h.day >= period.starts AND h.day < period.ends))
        ) reserved ON true
+  LEFT JOIN LATERAL (
+       SELECT g.grants, CASE WHEN l.period <> 'lifetime' THEN (
+              SELECT json_agg(json_build_array(c.day, trunc(c.quantity * 1000000)::text)) FROM usage_counters c
+               WHERE c.tenant_id = asked.tenant_id AND c.usage_type = asked.usage_type
+                 AND c.day >= g.since - 31 AND c.day <= %(day_start)s::date) END AS used
+         FROM (SELECT json_agg(json_build_array(trunc(o.quantity * 1000000)::text, o.valid_from, o.expires_on)) AS grants,
+                      min(o.valid_from) AS since
+                 FROM grants o
+                WHERE o.tenant_id = asked.tenant_id AND o.usage_type = asked.usage_type
+                  AND o.expires_on > %(day_start)s::date - 400 AND o.valid_from <= %(day_start)s::date
+                  AND l.quantity IS NOT NULL) g
+       ) extra ON true
  ORDER BY asked.place

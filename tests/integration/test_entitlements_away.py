@@ -16,7 +16,7 @@ from meterline.spool import read_frames
 from runtime.settings import Settings
 from tests.fakes.proxy import Proxy, proxy
 from tests.integration.entitlement_data import SERVICE, TENANT, put_catalog
-from tests.integration.serving import Server, serving
+from tests.integration.serving import Server, execute, serving
 
 CHECK = {"tenantId": TENANT, "usageType": "DEEP"}
 
@@ -28,6 +28,16 @@ def event(entity: str, **over: object) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def secret(migrated: Settings) -> str:
     return put_catalog(migrated)[0]
+
+
+@pytest.fixture
+def policies(migrated: Settings) -> Iterator[None]:
+    """SOFT and FREE fail open, LIFE fails closed; the other limits say nothing. FREE is limited."""
+    say = "UPDATE plan_limits SET when_unavailable = %s WHERE usage_type = ANY(%s)"
+    limit = "UPDATE plan_limits SET quantity = %s WHERE usage_type = 'FREE'"
+    execute(migrated, [(say, ("fail_open", ["SOFT", "FREE"])), (say, ("fail_closed", ["LIFE"])), (limit, (10,))])
+    yield
+    execute(migrated, [(say, (None, ["SOFT", "FREE", "LIFE"])), (limit, (None,))])
 
 
 @pytest.fixture
@@ -50,11 +60,14 @@ def is_ready(server: Server) -> bool:
     return server.ask("GET", "/ready", secret=None).status == 200
 
 
-def test_postgres_away_in_the_middle_denies_nothing_and_allows_nothing(cable: tuple[Settings, Proxy], secret: str) -> None:
+def test_postgres_away_in_the_middle_denies_nothing_and_allows_nothing_where_nobody_said_what(
+    cable: tuple[Settings, Proxy], secret: str
+) -> None:
     settings, made = cable
     with serving(settings, secret=secret) as server:
         until(lambda: is_ready(server))
         assert server.ask("POST", "/v1/billing/usage", event("before")).status == 202
+        assert server.check(**CHECK)["allowed"]
         made.cut()
         for _ in range(5):
             began = time.monotonic()
@@ -78,10 +91,67 @@ def test_postgres_away_in_the_middle_denies_nothing_and_allows_nothing(cable: tu
         assert server.check(**CHECK)["allowed"]
 
 
+def test_postgres_away_is_answered_as_each_limit_says_from_what_was_known_and_how_old_that_is(
+    cable: tuple[Settings, Proxy], secret: str, policies: None
+) -> None:
+    settings, made = cable
+    settings = settings.model_copy(update={"degraded_age_max_s": 4})
+    with serving(settings, secret=secret) as server:
+        until(lambda: is_ready(server))
+        known = {usage_type: server.check(tenantId=TENANT, usageType=usage_type) for usage_type in ("SOFT", "LIFE", "FREE")}
+        made.cut()
+        cut_at = time.monotonic()
+
+        def ask(**check: object) -> dict[str, object]:
+            said: dict[str, object] = server.check(**{"tenantId": TENANT, **check})
+            return said
+
+        open_one = ask(usageType="SOFT", quantity=3)
+        assert (open_one["allowed"], open_one["reason"], open_one["limit"]) == (True, "degraded_allow", 10)
+        assert open_one["asOf"] == known["SOFT"]["asOf"]
+        assert open_one["ageSeconds"] in range(int(time.monotonic() - cut_at) + 3)
+        closed = ask(usageType="LIFE")
+        assert (closed["allowed"], closed["reason"], closed["hardStop"]) == (False, "degraded_deny", True)
+        # An outage does not make room: what the last known state denies stays denied.
+        assert ask(usageType="FREE", quantity=11)["reason"] == "degraded_deny"
+        # What was never looked up, and a feature: by the default, which is closed.
+        for unknown in ({"tenantId": "never seen", "usageType": "SOFT"}, {"feature": "analysis"}):
+            said = ask(**unknown)
+            assert (said["reason"], "ageSeconds" in said) == ("degraded_deny", False)
+        # Known to be away, nobody waits for it.
+        began = time.monotonic()
+        for _ in range(20):
+            ask(usageType="SOFT")
+        assert time.monotonic() - began < settings.postgres_timeout_s
+        batch = [{"tenantId": TENANT, "usageType": usage_type} for usage_type in ("SOFT", "LIFE")]
+        results = server.ask("POST", "/v1/billing/entitlements/check/batch", batch).json["results"]
+        assert [result["reason"] for result in results] == ["degraded_allow", "degraded_deny"]
+        # Too old to be said any more.
+        until(lambda: ask(usageType="SOFT")["reason"] == "degraded_deny")
+        made.join()
+        until(lambda: ask(usageType="SOFT")["reason"] == "within_plan")
+        assert "ageSeconds" not in ask(usageType="LIFE")
+
+
+def test_the_default_for_what_is_not_known_may_be_open_or_a_refusal(cable: tuple[Settings, Proxy], secret: str) -> None:
+    settings, made = cable
+    for default, status in (("fail_open", 200), ("unavailable", 503)):
+        with serving(settings.model_copy(update={"degraded_default": default}), secret=secret) as server:
+            until(lambda: is_ready(server))
+            server.check(**CHECK)
+            made.cut()
+            answer = server.ask("POST", "/v1/billing/entitlements/check", {"tenantId": "never seen", "usageType": "DEEP"})
+            assert answer.status == status
+            if status == 200:
+                assert (answer.json["allowed"], answer.json["reason"]) == (True, "degraded_allow")
+            made.join()
+
+
 def test_postgres_away_at_the_start_is_waited_for(cable: tuple[Settings, Proxy], secret: str) -> None:
     settings, made = cable
     made.cut()
     with serving(settings, secret=secret) as server:
+        # Not even who asks can be known.
         answer = server.ask("POST", "/v1/billing/entitlements/check", CHECK)
         assert (answer.status, answer.json["code"]) == (503, "store_unavailable")
         assert server.ask("GET", "/ready", secret=None).json["checks"]["postgres"] != "ok"

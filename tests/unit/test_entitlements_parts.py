@@ -53,7 +53,7 @@ class FakeStore(Store):
             case "standings":
                 # The limit tells whose row it is, so that a test sees who got which answer.
                 limits = [tenant.removeprefix("tnt_") + "000000" for tenant in parameters["tenants"]]
-                return [(True, True, True, None, True, limit, True, "0", None, "0") for limit in limits]
+                return [(True, True, "active", None, None, True, limit, True, "0", None, "0", *[None] * 7) for limit in limits]
             case "names":
                 known = [(True, tenant) for tenant in parameters["tenants"] if tenant in self.tenants]
                 return known + [(False, usage_type) for usage_type in parameters["types"] if usage_type in self.types]

@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.limits import Decision, Limit, Reason, Standing, decide, decide_feature, overage, remaining
+from metering.limits import (
+    PRICE_ONE,
+    Credits,
+    Decision,
+    Limit,
+    Reason,
+    Standing,
+    WhenUnavailable,
+    decide,
+    decide_away,
+    decide_feature,
+    is_active,
+    overage,
+    remaining,
+)
 from meterline_schemas.quantity import parse_quantity
 from meterline_schemas.types import Micros
 
@@ -136,3 +150,85 @@ def test_used_is_what_is_within_the_limit_plus_the_overage(used: Micros, limit: 
     assert left is not None
     assert used == limit - left + overage(limit, used)
     assert min(left, overage(limit, used)) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "subscription", "let_in"),
+    [
+        ("active", None, True),
+        ("active", "active", True),
+        ("active", "trialing", True),
+        ("active", "past_due", True),
+        ("active", "unpaid", False),
+        ("active", "canceled", False),
+        ("active", "incomplete", False),
+        ("active", "incomplete_expired", False),
+        ("active", "paused", False),
+        ("inactive", "active", False),
+        ("inactive", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_tenant_is_let_in_by_the_operator_and_by_its_subscription(
+    status: str | None, subscription: str | None, let_in: bool
+) -> None:
+    assert is_active(status, subscription) is let_in
+
+
+@pytest.mark.parametrize(
+    ("price", "balance", "quantity", "allowed"),
+    [
+        ("0.5", "1", "2", True),
+        ("0.5", "1", "2.000001", False),
+        ("0.333333", "0.333333", "1", True),
+        # A cost below a millionth is rounded up: nothing is had for nothing.
+        ("0.000000000001", "0", "0.000001", False),
+        ("0.000000000001", "0.000001", "0.000001", True),
+        ("3", "0", "0", True),
+    ],
+)
+def test_credits_pay_for_the_quantity_or_it_is_denied(price: str, balance: str, quantity: str, allowed: bool) -> None:
+    whole, _, fraction = price.partition(".")
+    priced = Credits(int(whole) * PRICE_ONE + int(fraction.ljust(12, "0") or 0), parse_quantity(balance))
+    decision = decide(replace(standing("0", None), credits=priced), parse_quantity(quantity))
+    assert (decision.allowed, decision.reason) == (allowed, Reason.UNLIMITED if allowed else Reason.INSUFFICIENT_CREDITS)
+
+
+def test_a_limit_denies_before_credits_are_looked_at() -> None:
+    broke = replace(standing("10", "10"), credits=Credits(PRICE_ONE, Micros(0)))
+    assert decide(broke, parse_quantity("1")).reason is Reason.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("policy", "used", "reason"),
+    [
+        ("fail_open", "5", Reason.DEGRADED_ALLOW),
+        ("fail_open", "10", Reason.DEGRADED_DENY),
+        ("fail_closed", "5", Reason.DEGRADED_DENY),
+        ("fail_closed", "10", Reason.DEGRADED_DENY),
+    ],
+)
+def test_an_outage_is_answered_as_the_limit_says_and_lets_nobody_in_who_was_denied(
+    policy: WhenUnavailable, used: str, reason: Reason
+) -> None:
+    limit = Limit(parse_quantity("10"), hard=True, when_unavailable=policy)
+    decision = decide_away(replace(ON_A_PLAN, limit=limit, used=parse_quantity(used)), parse_quantity("1"), None)
+    assert decision is not None
+    assert (decision.reason, decision.allowed) == (reason, reason is Reason.DEGRADED_ALLOW)
+    assert decision.remaining == parse_quantity("10") - parse_quantity(used)
+
+
+@pytest.mark.parametrize("otherwise", [None, "fail_open", "fail_closed"])
+def test_what_no_limit_says_anything_of_goes_by_the_default(otherwise: WhenUnavailable | None) -> None:
+    silent = standing("5", "10")
+    assert decide_away(silent, parse_quantity("1"), otherwise) is None
+    unknown = decide_away(None, parse_quantity("1"), otherwise)
+    feature = decide_away(replace(ON_A_PLAN, feature_enabled=True), None, otherwise)
+    unplanned = decide_away(ON_A_PLAN, parse_quantity("1"), otherwise)
+    if otherwise is None:
+        assert (unknown, feature, unplanned) == (None, None, None)
+    else:
+        assert unknown is not None
+        assert feature is not None
+        assert unplanned is not None
+        assert (unknown.allowed, feature.allowed, unplanned.allowed) == (otherwise == "fail_open",) * 2 + (False,)
