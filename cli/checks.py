@@ -30,7 +30,6 @@ from store.migrate import clickhouse_version, postgres_revision
 from store.remedies import one_line, postgres_away
 
 DAY_MS = 86_400_000
-EVENTS_KEPT_DAYS_MIN = 7
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -69,16 +68,24 @@ def authorities(settings: Settings) -> Answer:
 def retention(settings: Settings) -> Answer:
     """How long things are kept, against what the rules and a restored backup need."""
     past_days = RULES[NEWEST_RULES].past_ms_max // DAY_MS
-    if settings.events_keep_days < EVENTS_KEPT_DAYS_MIN:
-        return warning(
-            f"the events topic is kept {settings.events_keep_days} days: a restored backup that is older cannot be caught up",
-            f"set METERLINE_EVENTS_KEEP_DAYS to more than the age of your oldest backup, {EVENTS_KEPT_DAYS_MIN} at least",
+    if settings.events_keep_days <= settings.backup_days_max:
+        return failed(
+            f"the events topic is kept {settings.events_keep_days} days, and a backup may be {settings.backup_days_max} days "
+            "old: what came between would be lost after a restore",
+            f"set METERLINE_EVENTS_KEEP_DAYS to more than {settings.backup_days_max}, or METERLINE_BACKUP_DAYS_MAX to the age of "
+            "the oldest backup that you would restore",
         )
     if settings.deltas_keep_days > settings.events_keep_days:
         return warning(
             f"deltas are kept {settings.deltas_keep_days} days, longer than the events they were made from "
             f"({settings.events_keep_days})",
             "set METERLINE_DELTAS_KEEP_DAYS to METERLINE_EVENTS_KEEP_DAYS or less",
+        )
+    if settings.deltas_keep_days <= settings.backup_days_max:
+        return warning(
+            f"deltas are kept {settings.deltas_keep_days} days, and a backup may be {settings.backup_days_max} days old: a "
+            "restored ClickHouse would be read in again from the start of the epoch, if the log still has it",
+            f"set METERLINE_DELTAS_KEEP_DAYS to more than {settings.backup_days_max}",
         )
     if settings.rejects_keep_days and settings.rejects_keep_days < past_days:
         return warning(
@@ -87,7 +94,8 @@ def retention(settings: Settings) -> Answer:
             f"set METERLINE_REJECTS_KEEP_DAYS={past_days} or 0, for ever",
         )
     return ok(
-        f"events {settings.events_keep_days} days: restore no backup that is older; rejects can be replayed {past_days} days"
+        f"events {settings.events_keep_days} days, backups {settings.backup_days_max} at most; rejects can be replayed "
+        f"{past_days} days"
     )
 
 

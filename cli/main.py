@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plans": ("plans", "The catalog as code."),
     "reconcile": ("reconcile", "Check that every number is what the log says."),
     "rejects": ("rejects", "Dead letters: list, show, send again after a fix."),
+    "restore": ("restore", "Go on after a restored backup, or after the loss of a store."),
     "secrets": ("secrets", "Secrets of services: make, list, retire, revoke."),
     "serve": ("serve", "Serve HTTP: the entitlement endpoint."),
     "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),

@@ -153,6 +153,13 @@ class Settings(BaseModel):
     rejects_keep_days: int = _setting("Retention", 400, "Days that rejects are kept in ClickHouse; 0: for ever.", ge=0, le=36_500)
     deltas_keep_days: int = _setting("Retention", 14, "Days that the deltas topic is kept.", ge=1, le=3_650)
     events_keep_days: int = _setting("Retention", 30, "Days of the events topic; more than your backups' age.", ge=1, le=3_650)
+    backup_days_max: int = _setting(
+        "Retention",
+        7,
+        "Age in days of the oldest backup that you would restore; the events topic must be kept longer.",
+        ge=1,
+        le=3_649,
+    )
     outbox_keep_days: int = _setting("Retention", 14, "Days that sent outbox rows are kept.", ge=1, le=3_650)
     inbox_keep_days: int = _setting("Retention", 90, "Days that finished webhook rows are kept.", ge=1, le=3_650)
     audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)

@@ -46,29 +46,30 @@ class DeltaLog:
     def __init__(self, consumer: Consumer, topic: str) -> None:
         self._consumer, self._topic = consumer, topic
 
-    def first(self, partition: int, wanted: Callable[[Delta], bool]) -> Delta | None:
-        """The first delta of the partition that is `wanted`; None when none is.
+    def halves(self, partition: int, passed: Callable[[Delta], bool]) -> tuple[Delta | None, Delta | None]:
+        """The last delta of the partition that has `passed`, and the first one that has not; None where there is none.
 
-        What is wanted must stay so for every later delta, as "it ends behind offset n" does.
+        What has not passed must not pass again in a later delta, as "it ends at or below offset n" does not.
         """
         low, high = self._consumer.get_watermark_offsets(
             TopicPartition(self._topic, partition), timeout=kafka.REQUEST_TIMEOUT_S, cached=False
         )
-        found: Delta | None = None
+        before: Delta | None = None
+        behind: Delta | None = None
         while low < high:
             middle = (low + high) // 2
             at, delta = self._at(partition, middle, high)
             if delta is None:
                 high = middle
-            elif wanted(delta):
-                found, high = delta, middle
+            elif passed(delta):
+                before, low = delta, at + 1
             else:
-                low = at + 1
-        return found
+                behind, high = delta, middle
+        return before, behind
 
     def range_of(self, at: Position) -> DeltaRange | None:
         """The range that announced the record at a position; None while there is none, or when the topic forgot it."""
-        delta = self.first(at.partition, lambda delta: (delta.epoch, delta.to_offset) > (at.epoch, at.offset))
+        _, delta = self.halves(at.partition, lambda delta: (delta.epoch, delta.to_offset) <= (at.epoch, at.offset))
         if delta is None or delta.epoch != at.epoch or not delta.from_offset <= at.offset:
             return None
         events = sum(line.events for line in delta.lines)

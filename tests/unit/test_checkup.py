@@ -122,7 +122,11 @@ def test_an_authority_that_goes_unused_is_told(tmp_path: Path) -> None:
     ("environment", "status"),
     [
         ({}, "ok"),
-        ({"METERLINE_EVENTS_KEEP_DAYS": "2"}, "warning"),
+        ({"METERLINE_EVENTS_KEEP_DAYS": "7"}, "failed"),
+        ({"METERLINE_EVENTS_KEEP_DAYS": "8", "METERLINE_DELTAS_KEEP_DAYS": "8"}, "ok"),
+        ({"METERLINE_BACKUP_DAYS_MAX": "30"}, "failed"),
+        ({"METERLINE_BACKUP_DAYS_MAX": "29", "METERLINE_DELTAS_KEEP_DAYS": "30"}, "ok"),
+        ({"METERLINE_BACKUP_DAYS_MAX": "14"}, "warning"),
         ({"METERLINE_EVENTS_KEEP_DAYS": "10"}, "warning"),
         ({"METERLINE_EVENTS_KEEP_DAYS": "14"}, "ok"),
         ({"METERLINE_REJECTS_KEEP_DAYS": "399"}, "warning"),
