@@ -194,8 +194,8 @@ def rewind(settings: Settings, who: str, found: Sequence[Standing]) -> list[Stan
         raise MeterlineExit(
             Exit.LOG_TRUNCATED,
             f"ClickHouse holds {gone.topic} partition {gone.partition} below {gone.held.offset}, and the log starts "
-            f"at {gone.log_start}: {gone.lost} records would be missing for ever. Restore a younger backup of ClickHouse; nothing "
-            "was moved",
+            f"at {gone.log_start}: {gone.lost} records would be missing for ever. Restore a younger backup of ClickHouse; "
+            "nothing was moved",
         )
     if not wanted:
         return []

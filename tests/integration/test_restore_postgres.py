@@ -94,7 +94,8 @@ def test_what_only_postgres_could_know_stops_the_operator(pipeline: Pipeline) ->
     """Rules that were activated, and rows of an epoch that was begun, after the backup."""
     pipeline.clickhouse.command(
         "INSERT INTO usage_events (tenant_id, usage_type, source_service, source_entity_id, quantity, kind, occurred_at,"
-        " ingested_at, log_epoch, kafka_partition, kafka_offset, row_version) VALUES ('t', 'T', 's', 'e', 1, 'usage', now64(3), now64(3),"
+        " ingested_at, log_epoch, kafka_partition, kafka_offset, row_version)"
+        " VALUES ('t', 'T', 's', 'e', 1, 'usage', now64(3), now64(3),"
         " 2, 0, 0, bitNot(bitShiftLeft(toUInt64(2), 48)))"
     )
     ended = drill.run(pipeline.settings, "restore", "postgres", "--json")
