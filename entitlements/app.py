@@ -32,6 +32,7 @@ from entitlements.openapi import document
 from entitlements.permissions import PERMISSIONS
 from entitlements.problems import Problem
 from entitlements.readiness import Readiness
+from entitlements.reservations import Reservations
 from entitlements.sink import UsageSink
 from entitlements.standings import Standings
 from entitlements.store import Store
@@ -61,11 +62,15 @@ def dependencies(settings: Settings, *, dev: bool = False, sink: UsageSink | Non
     return Dependencies(store, gate_of(settings, store.pool, dev=dev), sink or KafkaSink(settings, store))
 
 
-def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
-    """The application; it opens and closes what `deps` holds."""
+def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application; it opens and closes what `deps` holds. `promised` is called when something waits in the outbox."""
     freshness = Freshness(deps.store)
+    standings = Standings(deps.store)
     otherwise = None if settings.degraded_default == "unavailable" else settings.degraded_default
-    checks = Checks(Standings(deps.store), freshness, LastKnown(settings.degraded_age_max_s), otherwise)
+    checks = Checks(standings, freshness, LastKnown(settings.degraded_age_max_s), otherwise)
+    # Half of the connections at most: who waits for a busy tenant's lock must not keep everybody's checks waiting.
+    reserving_max = max(1, settings.postgres_pool_max // 2)
+    reservations = Reservations(deps.store, standings, settings.topic_events, reserving_max, promised)
     recorder = Recorder(deps.sink, KnownNames(deps.store), Fences(deps.store))
     summaries = Summaries(deps.store, freshness)
     readiness = Readiness(deps.store, deps.sink, deps.gate)
@@ -123,6 +128,20 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         count = page_size(query.get("limit"))
         return _json(200, await summaries.of(tenant_id, principal, query.get("period"), query.get("cursor", ""), count))
 
+    async def reserve(request: Request, principal: Principal) -> Response:
+        key = request.headers.get("idempotency-key")
+        return _json(201, await reservations.reserve(await body_of(request), principal, key))
+
+    async def settle(request: Request, principal: Principal) -> Response:
+        hold_id = request.path_params["reservationId"]
+        return _json(200, await reservations.settle(hold_id, await body_of(request), principal, _trace_of(request)))
+
+    async def release(request: Request, principal: Principal) -> Response:
+        return _json(200, await reservations.release(request.path_params["reservationId"], principal))
+
+    async def reservation(request: Request, principal: Principal) -> Response:
+        return _json(200, await reservations.show(request.path_params["reservationId"], principal))
+
     async def health(_: Request) -> Response:
         return _json(200, Health("ok"))
 
@@ -138,6 +157,10 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         ("POST", "/v1/billing/entitlements/check/batch", check_batch),
         ("POST", "/v1/billing/usage", usage),
         ("POST", "/v1/billing/usage/batch", usage_batch),
+        ("POST", "/v1/billing/reservations", reserve),
+        ("POST", "/v1/billing/reservations/{reservationId}/settle", settle),
+        ("POST", "/v1/billing/reservations/{reservationId}/release", release),
+        ("GET", "/v1/billing/reservations/{reservationId}", reservation),
         # An id may hold a slash, which arrives decoded.
         ("GET", "/v1/billing/summaries/{tenantId:path}", summary),
         ("GET", "/health", health),

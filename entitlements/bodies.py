@@ -9,7 +9,6 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from entitlements.models import CheckRequest
 from entitlements.problems import Problem
 from meterline_schemas.nesting import nesting_of
 from meterline_schemas.quantity import MICRO, parse_quantity
@@ -111,11 +110,11 @@ def valid_name(field: str, text: str) -> str:
     return text
 
 
-def asked_quantity(request: CheckRequest) -> Micros:
-    """How much a check asks for: exact, zero or more, 1 when it says nothing."""
-    if request.quantity is msgspec.UNSET:
+def asked_quantity(sent: msgspec.Raw | msgspec.UnsetType) -> Micros:
+    """How much is asked for: exact, zero or more, 1 when the request says nothing."""
+    if sent is msgspec.UNSET:
         return Micros(MICRO)
-    raw = bytes(request.quantity)
+    raw = bytes(sent)
     if raw[:1] in b"ntf[{":
         raise Problem.of_reason(Reason.BAD_TYPE, "quantity is neither a string nor a number")
     try:
@@ -123,6 +122,6 @@ def asked_quantity(request: CheckRequest) -> Micros:
     except ValueError as error:
         raise Problem.of_reason(Reason.BAD_QUANTITY, str(error)) from None
     if quantity < 0:
-        remedy = "A check asks for zero or more; to take usage back, record a correction."
+        remedy = "Ask for zero or more; to take usage back, record a correction."
         raise Problem(400, "negative_quantity", f"quantity is negative. {remedy}")
     return quantity

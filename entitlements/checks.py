@@ -59,7 +59,7 @@ def _question(request: CheckRequest, principal: Principal) -> Question:
     """Raises Problem 400 for what is not valid, AccessRefused 404 for another's tenant."""
     tenant_id = valid_name("tenantId", request.tenant_id)
     user_id = None if request.user_id is UNSET else valid_name("userId", request.user_id)
-    quantity = asked_quantity(request)
+    quantity = asked_quantity(request.quantity)
     if request.usage_type is not UNSET and request.feature is UNSET:
         ask = Ask(tenant_id, valid_name("usageType", request.usage_type), None, user_id)
     elif request.feature is not UNSET and request.usage_type is UNSET:

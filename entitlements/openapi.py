@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from entitlements import models
+from entitlements import models, reservation_models
 
 REFERENCE: Final = "#/components/schemas/{name}"
 _REQUEST_ID = {"X-Request-Id": {"description": "Yours, if it was sane, else a new one.", "schema": {"type": "string"}}}
@@ -17,11 +17,12 @@ WHY: Final = {
     400: "The request breaks a rule; `code` says which.",
     401: "No credentials, or wrong ones.",
     403: "The secret may not emit for this source service.",
-    404: "No such tenant in your scope.",
+    404: "No such tenant, or no such reservation, in your scope.",
     408: "The body did not arrive in time.",
+    409: "The limit does not hold it, or the reservation is no longer what it would have to be; `code` says which.",
     413: "The body or the event is too large.",
     415: "The body is encoded.",
-    422: "The tenant or usage type does not exist.",
+    422: "The tenant or usage type does not exist, or the Idempotency-Key was used with another body.",
     500: "A defect of the server.",
     503: "A dependency is away and nothing was done; see Retry-After.",
 }
@@ -32,7 +33,7 @@ class Parameter:
     """One path or query parameter."""
 
     name: str
-    where: Literal["path", "query"]
+    where: Literal["path", "query", "header"]
     description: str
     schema: dict[str, Any]
 
@@ -71,6 +72,9 @@ _EVENT = {
     "quantity": 1,
 }
 _CHECK = {"tenantId": "tnt_123", "usageType": "PHOTO_ANALYSIS_DEEP", "quantity": 1}
+
+_RESERVATION = Parameter("reservationId", "path", "As reserving answered it.", {"type": "string", "format": "uuid"})
+_REQUEST_KEY = Parameter("Idempotency-Key", "header", "Asked again with it, the first answer stands.", {"type": "string"})
 
 OPERATIONS: Final = (
     Operation(
@@ -126,6 +130,42 @@ OPERATIONS: Final = (
             Parameter("cursor", "query", "`nextCursor` of the page before.", {"type": "string"}),
         ),
     ),
+    Operation(
+        "post",
+        "/v1/billing/reservations",
+        "Hold a quantity while work runs",
+        {201: (reservation_models.ReserveAnswer, "Held until it is settled, released, or its time is over.")},
+        (*_POST_PROBLEMS, 403, 409, 422),
+        reservation_models.ReserveRequest,
+        parameters=(_REQUEST_KEY,),
+        example={**_EVENT, "ttlSeconds": 300},
+    ),
+    Operation(
+        "post",
+        "/v1/billing/reservations/{reservationId}/settle",
+        "Say what was used: the event is published, and held until it is counted",
+        {200: (reservation_models.SettleAnswer, "Promised; the same body again gets the same answer.")},
+        (*_POST_PROBLEMS, 403, 409),
+        reservation_models.SettleRequest,
+        parameters=(_RESERVATION,),
+        example={"quantity": 1},
+    ),
+    Operation(
+        "post",
+        "/v1/billing/reservations/{reservationId}/release",
+        "Give back what is held",
+        {200: (reservation_models.ReleaseAnswer, "Given back, now or before.")},
+        (401, 403, 404, 409, 500, 503),
+        parameters=(_RESERVATION,),
+    ),
+    Operation(
+        "get",
+        "/v1/billing/reservations/{reservationId}",
+        "How a reservation stands",
+        {200: (reservation_models.ReservationAnswer, "As it stands now.")},
+        (401, 404, 500, 503),
+        parameters=(_RESERVATION,),
+    ),
     Operation("get", "/health", "The process is alive", {200: (models.Health, "It is.")}, open=True),
     Operation(
         "get",
@@ -143,7 +183,8 @@ def document(version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
-    structs = [value for value in vars(models).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)]
+    named = {**vars(models), **vars(reservation_models)}.values()
+    structs = [value for value in named if isinstance(value, type) and issubclass(value, msgspec.Struct)]
     _, components = msgspec.json.schema_components(
         [struct for struct in structs if struct is not msgspec.Struct], ref_template=REFERENCE
     )

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import psycopg
 import uvicorn
+from fastapi import FastAPI
 
 from access.gates import somebody_may_come_in, told_of
 from entitlements.app import STOP_SHARE_REQUESTS, create_app, dependencies
+from entitlements.loops import running
 from entitlements.protocol import BoundedProtocol
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Stop
@@ -57,7 +59,11 @@ def run(settings: Settings, stop: Stop, *, host: str | None = None, port: int | 
 async def _serve(settings: Settings, stop: Stop, listener: socket.socket, *, dev: bool) -> None:
     # Made inside the loop: the store's pool belongs to it.
     deps = dependencies(settings, dev=dev)
-    app = create_app(settings, deps)
+    with running(settings) as relay:
+        await _answer(settings, stop, listener, create_app(settings, deps, relay.promised))
+
+
+async def _answer(settings: Settings, stop: Stop, listener: socket.socket, app: FastAPI) -> None:
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,

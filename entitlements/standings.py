@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+from psycopg import AsyncConnection
+
 from entitlements.queries import statement
 from entitlements.store import Store, StoreAway
 from metering import periods
@@ -81,7 +83,7 @@ class Standings:
     def __init__(self, store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._store = store
         self._now = now
-        self.sql = statement("standings")
+        self._sql = statement("standings")
         self._windows = Windows.of(now().date())
         self._waiting: deque[tuple[Ask, asyncio.Future[Found]]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
@@ -106,11 +108,17 @@ class Standings:
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
         """How they stand, in their order and at one moment. Raises StoreAway."""
         metrics.CHECKS_TOGETHER.observe(len(asks))
-        parameters, on = self.parameters(asks), self._windows.on
-        return [found(row, on) for row in await self._store.rows("standings", self.sql, parameters)]
+        parameters, on = self._parameters(asks), self._windows.on
+        return [found(row, on) for row in await self._store.rows("standings", self._sql, parameters)]
 
-    def parameters(self, asks: Sequence[Ask]) -> dict[str, Any]:
-        """What `sql` is run with, for who reads within a transaction of its own; `found` reads the rows."""
+    async def within(self, connection: AsyncConnection[Any], ask: Ask) -> Found:
+        """How it stands, read by a statement of the caller's transaction. Raises psycopg.Error."""
+        parameters, on = self._parameters([ask]), self._windows.on
+        cursor = await connection.execute(self._sql, parameters, prepare=True)
+        (row,) = await cursor.fetchall()
+        return found(row, on)
+
+    def _parameters(self, asks: Sequence[Ask]) -> dict[str, Any]:
         return {
             "tenants": [ask.tenant_id for ask in asks],
             "types": [ask.usage_type for ask in asks],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -32,7 +32,10 @@ _STEADY_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c 
 grow from nothing to millions of rows: while they are small, a scan would look cheaper, and would be kept."""
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
+_WAITED_TOO_LONG = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, TimeoutError)
+"""In a transaction these may come from a lock that others hold: no sign that the server is away."""
 _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
+_UNKNOWN = "Postgres does not answer in time; whether it was done is not known. Send the same again shortly."
 
 
 class StoreAway(Exception):
@@ -109,6 +112,34 @@ class Store:
                 continue
             self._looking = None
             return
+
+    @asynccontextmanager
+    async def transaction(self, name: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A transaction at READ COMMITTED: committed when the block ends, rolled back when it raises.
+
+        Raises StoreAway within about `timeout_s`, at once while Postgres is known to be away. Where it was not known, whether
+        the transaction was committed is not known either, so that the block must be one that may be repeated.
+        """
+        if self._looking is not None:
+            raise StoreAway("Postgres does not answer; nothing was done. Try again shortly.")
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout_s), self.pool.connection() as connection, connection.transaction():
+                yield connection
+        except _WAITED_TOO_LONG as error:
+            metrics.RETRIES.labels("entitlements", "postgres").inc()
+            raise StoreAway(f"{_UNKNOWN} Too many wait for the same thing.") from error
+        except _AWAY as error:
+            metrics.RETRIES.labels("entitlements", "postgres").inc()
+            logger.warning("postgres does not answer", extra={"query": name, "error": str(error) or type(error).__name__})
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look())
+            raise StoreAway(_UNKNOWN) from error
+        except _NOT_MIGRATED as error:
+            logger.warning("the schema is not this build's", extra={"query": name, "error": str(error)})
+            raise StoreAway("The database is not migrated; run `meterline migrate`, then try again.") from error
+        finally:
+            metrics.HTTP_QUERY_SECONDS.labels(name).observe(time.perf_counter() - started)
 
     async def missing_tables(self, sql: bytes) -> list[str]:
         """The tables that `ready.sql` misses. Raises StoreAway."""

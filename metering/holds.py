@@ -16,8 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never
 
+from metering.ranges import Claim
+from meterline_schemas.event import Event, claim_of
 from meterline_schemas.types import Micros
 
 ZERO = Micros(0)
@@ -30,6 +32,9 @@ class HoldState(StrEnum):
     SETTLED = "settled"
     RELEASED = "released"
     EXPIRED = "expired"
+
+
+Verdict = Literal["admitted", "duplicate", "conflict", "invalid"]
 
 
 class LogPosition(NamedTuple):
@@ -100,7 +105,8 @@ def settle(hold: Hold, asked: Settlement, now: datetime) -> Hold:
     """
     match hold.state:
         case HoldState.OPEN | HoldState.EXPIRED:
-            return replace(hold, state=HoldState.SETTLED, settlement=replace(asked, late=hold.expired(now)))
+            late = hold.state is HoldState.EXPIRED or hold.expired(now)
+            return replace(hold, state=HoldState.SETTLED, settlement=replace(asked, late=late))
         case HoldState.SETTLED:
             assert hold.settlement is not None
             if hold.settlement.digest == asked.digest:
@@ -131,3 +137,17 @@ def sweep(hold: Hold, now: datetime) -> Hold:
 def lies_past(position: LogPosition, end: int | None) -> bool:
     """Whether the record gets no verdict where it stands, for its epoch has ended at `end`: it has to be sent again."""
     return end is not None and position.offset >= end
+
+
+def verdict_of(position: LogPosition, event: Event, row_hash: int, admitted: Claim | None, rejected: bool) -> Verdict | None:
+    """What became of a settlement's event, once the fence has passed `position`; None when that is not to be seen yet.
+
+    `admitted` is the row of its key; `rejected`: a reject stands at `position`. A record may have been published more than
+    once, and then its first copy is the admitted one: it is known by its bytes.
+    """
+    if admitted is None:
+        return "invalid" if rejected else None
+    if (admitted.epoch, admitted.partition, admitted.offset) == position or admitted.row_hash == row_hash:
+        return "admitted"
+    same = (admitted.tenant_id, admitted.quantity, admitted.kind, admitted.corrects) == tuple(claim_of(event))
+    return "duplicate" if same else "conflict"

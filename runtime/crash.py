@@ -18,6 +18,7 @@ CRASH_POINTS = frozenset(
         "consumer.committed",
         "aggregator.before_commit",
         "aggregator.after_commit",
+        "relay.acked",
         "exporter.before_sending",
         "exporter.posted",
         "exporter.before_accepted",

@@ -58,6 +58,13 @@ CHECKS_TOGETHER = Histogram(
 )
 # Events taken over HTTP by what became of them: acked, spooled, refused (the sender's fault), unavailable (ours).
 USAGE_TAKEN = Counter("meterline_usage_taken_total", "Usage events received over HTTP, by outcome.", ["outcome"])
+# Reservations by what became of them: reserved, refused, settled, settled_late (after their time), released, expired.
+RESERVATIONS = Counter("meterline_reservations_total", "Reservations, by outcome.", ["outcome"])
+# Records of the outbox by what became of the try: published, published_again (past an epoch's end), failed.
+OUTBOX_RELAYED = Counter("meterline_outbox_relayed_total", "Outbox records, by outcome of the try.", ["outcome"])
+# What the relay has yet to publish. An age that grows means that Kafka is away, or that no relay runs.
+OUTBOX_WAITING = Gauge("meterline_outbox_waiting_records", "Records that wait to be published.")
+OUTBOX_OLDEST_SECONDS = Gauge("meterline_outbox_oldest_seconds", "Age of the oldest record that waits to be published.")
 
 # -- billing exporter ----------------------------------------------------------------------------------------------
 # Ledger rows that came to a state by sending, by that state (accepted, retry_wait, rejected, ambiguous, manual).

@@ -162,6 +162,7 @@ class Settings(BaseModel):
     )
     outbox_keep_days: int = _setting("Retention", 14, "Days that sent outbox rows are kept.", ge=1, le=3_650)
     inbox_keep_days: int = _setting("Retention", 90, "Days that finished webhook rows are kept.", ge=1, le=3_650)
+    holds_keep_days: int = _setting("Retention", 30, "Days that finished reservations are kept.", ge=1, le=3_650)
     audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)
 
     # Life

@@ -1,4 +1,4 @@
-"""What has done its work is dropped after its time: sent outbox rows, finished inbox rows, old audit rows.
+"""What has done its work is dropped after its time: sent outbox rows, finished inbox rows, finished holds, old audit rows.
 
 Rejects are ClickHouse's to drop, by the TTL that `store.migrate` sets; the deltas topic is Kafka's.
 """
@@ -20,11 +20,18 @@ BATCHES_MAX = 20
 _STATEMENTS = {
     "outbox": (
         "DELETE FROM outbox WHERE id IN"
-        " (SELECT id FROM outbox WHERE sent_at < %s ORDER BY sent_at LIMIT %s FOR UPDATE SKIP LOCKED)"
+        " (SELECT id FROM outbox WHERE sent_at < %s"
+        # Its record may have to be sent again as long as the hold waits for it.
+        "   AND NOT EXISTS (SELECT FROM holds WHERE holds.outbox_id = outbox.id AND holds.done_at IS NULL)"
+        "  ORDER BY sent_at LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
     "inbox": (
         "DELETE FROM inbox WHERE (source, message_id) IN"
         " (SELECT source, message_id FROM inbox WHERE done_at < %s ORDER BY done_at LIMIT %s FOR UPDATE SKIP LOCKED)"
+    ),
+    "holds": (
+        "DELETE FROM holds WHERE hold_id IN"
+        " (SELECT hold_id FROM holds WHERE done_at < %s ORDER BY done_at LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
     "audit": "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
 }
@@ -41,9 +48,14 @@ class Swept:
 def sweep(connection: Connection[Any], settings: Settings, now: datetime) -> Swept:
     """Drops what is past its time at `now`, a batch a transaction. Safe with several at once: they skip each other's rows.
 
-    Rows that wait (unsent, unfinished) are never dropped. 0 days of audit means for ever.
+    Rows that wait (unsent, unfinished, held) are never dropped. 0 days of audit means for ever.
     """
-    days = {"outbox": settings.outbox_keep_days, "inbox": settings.inbox_keep_days, "audit": settings.audit_keep_days}
+    days = {
+        "outbox": settings.outbox_keep_days,
+        "inbox": settings.inbox_keep_days,
+        "holds": settings.holds_keep_days,
+        "audit": settings.audit_keep_days,
+    }
     rows, more = {}, False
     for table, keep_days in days.items():
         if keep_days == 0:

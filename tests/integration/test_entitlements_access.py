@@ -22,6 +22,7 @@ BODIES: dict[str, object] = {
     "/v1/billing/entitlements/check": CHECK,
     "/v1/billing/entitlements/check/batch": [CHECK],
     "/v1/billing/usage": EVENT,
+    "/v1/billing/reservations": {**EVENT, "ttlSeconds": 60},
     "/v1/billing/usage/batch": [EVENT],
 }
 OPEN = {"/health", "/ready", "/metrics", "/docs", "/openapi.json"}
@@ -60,6 +61,10 @@ def test_another_services_secret_checks_but_may_not_emit_for_this_one(server: Se
             assert (answer.status, answer.json["code"]) == (403, "source_not_allowed")
         elif path == "/v1/billing/usage/batch":
             assert [result["code"] for result in answer.json["results"]] == ["source_not_allowed"]
+        elif path == "/v1/billing/reservations":
+            assert (answer.status, answer.json["code"]) == (403, "source_not_allowed")
+        elif "{reservationId}" in path:
+            assert (answer.status, answer.json["code"]) == (404, "unknown_reservation")
         else:
             assert answer.status == 200, path
     allowed = server.ask("POST", "/v1/billing/usage", {**EVENT, "sourceService": "chat-proxy"}, secret=other)

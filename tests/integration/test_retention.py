@@ -21,13 +21,15 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def schema(settings: Settings) -> Settings:
     migrate_postgres(settings)
-    return settings.model_copy(update={"outbox_keep_days": 14, "inbox_keep_days": 90, "audit_keep_days": 400})
+    return settings.model_copy(
+        update={"outbox_keep_days": 14, "inbox_keep_days": 90, "audit_keep_days": 400, "holds_keep_days": 30}
+    )
 
 
 @pytest.fixture
 def connection(schema: Settings) -> Iterator[psycopg.Connection[Any]]:
     with postgres.connect(schema, autocommit=True) as connection:
-        connection.execute("TRUNCATE outbox, inbox, audit")
+        connection.execute("TRUNCATE outbox, inbox, audit, holds")
         yield connection
 
 
@@ -50,11 +52,33 @@ def test_only_what_is_done_and_past_its_time_is_dropped(connection: psycopg.Conn
         "INSERT INTO audit (who, what, subject, at) VALUES ('w', 'x', 'old', '2025-01-01Z'), ('w', 'x', 'new', '2026-11-20Z')"
     )
     swept = sweep(connection, schema, NOW)
-    assert swept.rows == {"outbox": 1, "inbox": 1, "audit": 1}
+    assert swept.rows == {"outbox": 1, "inbox": 1, "holds": 0, "audit": 1}
     assert not swept.more
     assert left(connection, "outbox", "topic") == ["new", "unsent"]
     assert left(connection, "inbox", "message_id") == ["new", "waits"]
     assert left(connection, "audit", "subject") == ["new"]
+
+
+def test_the_record_of_a_hold_that_is_not_done_is_kept_and_a_done_hold_goes_after_its_time(
+    connection: psycopg.Connection[Any], schema: Settings
+) -> None:
+    connection.execute("INSERT INTO epochs VALUES (1, 'e', 'c', 't', 1, '{0}') ON CONFLICT DO NOTHING")
+    connection.execute(
+        "INSERT INTO outbox (topic, record_key, value, created_at, partition, kafka_offset, sent_at)"
+        " SELECT name, '', '', '2020-01-01Z', 0, 1, '2020-01-02Z' FROM unnest('{done,waits}'::text[]) AS name"
+    )
+    connection.execute(
+        "INSERT INTO holds (hold_id, tenant_id, usage_type, source_service, source_entity_id, quantity, reason, state,"
+        "  created_at, expires_at, settled_at, settled_quantity, occurred_at, settled_late, settle_digest, outbox_id,"
+        "  epoch, partition, kafka_offset, verdict, done_at)"
+        " SELECT gen_random_uuid(), 't', 'u', 's', topic, 1, 'r', 'settled', '2020-01-01Z', '2020-01-02Z', '2020-01-01Z', 1,"
+        "  '2020-01-01Z', false, '', id, 1, 0, 1, CASE topic WHEN 'done' THEN 'admitted' END,"
+        "  CASE topic WHEN 'done' THEN timestamptz '2026-10-22 00:00:00Z' END FROM outbox"
+    )
+    assert sweep(connection, schema, NOW).rows == {"outbox": 1, "inbox": 0, "holds": 0, "audit": 0}
+    assert left(connection, "outbox", "topic") == ["waits"]
+    assert sweep(connection, schema, datetime(2026, 11, 21, 0, 0, 1, tzinfo=UTC)).rows["holds"] == 1
+    assert left(connection, "holds", "source_entity_id") == ["waits"]
 
 
 def test_zero_days_of_audit_is_for_ever(connection: psycopg.Connection[Any], schema: Settings) -> None:
