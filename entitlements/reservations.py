@@ -312,9 +312,7 @@ def _instant(at: datetime) -> str:
 
 
 def _unknown() -> Problem:
-    return Problem(
-        404, "unknown_reservation", "There is no such reservation in your scope; finished ones are kept for a while only."
-    )
+    return Problem(404, "not_found", "There is no such reservation in your scope; finished ones are kept for a while only.")
 
 
 def _busy() -> Problem:

@@ -64,7 +64,7 @@ def test_another_services_secret_checks_but_may_not_emit_for_this_one(server: Se
         elif path == "/v1/billing/reservations":
             assert (answer.status, answer.json["code"]) == (403, "source_not_allowed")
         elif "{reservationId}" in path:
-            assert (answer.status, answer.json["code"]) == (404, "unknown_reservation")
+            assert (answer.status, answer.json["code"]) == (404, "not_found")
         else:
             assert answer.status == 200, path
     allowed = server.ask("POST", "/v1/billing/usage", {**EVENT, "sourceService": "chat-proxy"}, secret=other)

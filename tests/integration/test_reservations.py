@@ -186,7 +186,7 @@ def test_a_reservation_is_its_tenants_and_its_services_alone(server: Server) -> 
     for nowhere in (str(uuid.uuid4()), "1", "%2e%2e"):
         for what in ("settle", "release"):
             answer = act(server, nowhere, what)
-            assert (answer.status, answer.json["code"]) == (404, "unknown_reservation")
+            assert (answer.status, answer.json["code"]) == (404, "not_found")
     assert server.ask("GET", f"{RESERVATIONS}/{uuid.uuid4()}").status == 404
     assert server.ask("POST", RESERVATIONS, {}, secret=None).status == 401
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -59,7 +60,7 @@ class Case:
     """Each item of the answer has a status of its own."""
 
     def ask(self, server: Server, tenant: str, source: str, headers: Mapping[str, str]) -> Answer:
-        path = self.path.replace("{tenantId:path}", tenant)
+        path = self.path.replace("{tenantId:path}", tenant).replace("{reservationId}", str(hold_of(self.path, tenant, source)))
         body = None if self.body is None else self.body(tenant, source)
         return server.ask(self.method, path, body, secret=None, headers=headers)
 
@@ -73,11 +74,23 @@ def event(tenant: str, source: str) -> object:
     return {"tenantId": tenant, "usageType": "DEEP", "quantity": 1, **identity}
 
 
+RESERVATION = "/v1/billing/reservations/{reservationId}"
+
+
+def hold_of(path: str, tenant: str, source: str) -> uuid.UUID:
+    """The reservation that a route is asked about: each route has its own, of each tenant and source service."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{path} {tenant} {source}")
+
+
 CASES = [
     Case("POST", "/v1/billing/entitlements/check", EVERYBODY, body=check),
     Case("POST", "/v1/billing/entitlements/check/batch", EVERYBODY, body=lambda *of: [check(*of)]),
     Case("POST", "/v1/billing/usage", MACHINES, 202, event),
     Case("POST", "/v1/billing/usage/batch", MACHINES, 202, lambda *of: [event(*of)], each=True),
+    Case("POST", "/v1/billing/reservations", MACHINES, 201, event),
+    Case("POST", f"{RESERVATION}/settle", MACHINES),
+    Case("POST", f"{RESERVATION}/release", MACHINES),
+    Case("GET", RESERVATION, MACHINES),
     Case("GET", "/v1/billing/summaries/{tenantId:path}", EVERYBODY),
     *(Case("GET", path, None) for path in ("/health", "/ready", "/metrics")),
     *(Case("GET", path, None) for path in ("/docs", "/docs/oauth2-redirect", "/openapi.json")),
@@ -159,6 +172,13 @@ def bearer(token: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(configured: Settings, credentials: Credentials) -> Iterator[Server]:
+    with connect(configured) as connection:
+        for case, tenant, source in itertools.product(CASES, (TENANT, OTHER), (TENANT, SERVICE)):
+            connection.execute(
+                "INSERT INTO holds (hold_id, tenant_id, usage_type, source_service, source_entity_id, quantity, reason,"
+                " created_at, expires_at) VALUES (%s, %s, 'DEEP', %s, 'e', 0, 'within_plan', now(), now() + interval '1 hour')",
+                (hold_of(case.path, tenant, source), tenant, source),
+            )
     over = {"METERLINE_RATE_LIMIT_USER_PER_S": "0", "METERLINE_RATE_LIMIT_KEY_PER_S": "0"}
     with serving(configured, secret=None, over=over) as running:
         yield running
