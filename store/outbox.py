@@ -128,4 +128,4 @@ def backlog(connection: Connection[Any]) -> Backlog:
     """What waits now."""
     row = connection.execute(_BACKLOG, (BACKLOG_COUNTED_MAX,)).fetchone()
     assert row is not None
-    return Backlog(int(row[0]), max(0.0, row[1]))
+    return Backlog(rows=row[0], oldest_s=max(0, row[1]))
