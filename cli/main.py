@@ -27,10 +27,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconcile": ("reconcile", "Check that every number is what the log says."),
     "rejects": ("rejects", "Dead letters: list, show, send again after a fix."),
     "restore": ("restore", "Go on after a restored backup, or after the loss of a store."),
+    "rules": ("rules", "The rules that decide what an event is: which are in force, and the next ones."),
     "secrets": ("secrets", "Secrets of services: make, list, retire, revoke."),
     "serve": ("serve", "Serve HTTP: the entitlement endpoint."),
     "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),
-    "topics": ("topics", "Create the topics and show how they differ from their declarations."),
+    "topics": ("topics", "The topics: create them, compare them with their declarations, change their partitions."),
     "up": ("up", "Start the embedded stack and all stages, supervised, until Ctrl-C."),
 }
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from consumers.following import Following
+from consumers.forwarding import Forwarder
 from consumers.partitions import Partitions
 from consumers.patience import Patience
 from consumers.polling import LogReader
@@ -38,8 +40,9 @@ class Consuming:
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
         self._settings, self._stop = settings, stop
         self._patience = Patience(settings.retry_give_up_s, stop)
-        self._reads = Reads(settings, self._patience)
         self._consumer: Consumer = kafka.consumer(settings, **_membership(settings))
+        self._reads = Reads(settings, self._consumer, self._patience)
+        self._forwarder = Forwarder(settings, stop)
         self._partitions: Partitions | None = None
         self._watch_at = time.monotonic() + _WATCH_EVERY_S
 
@@ -49,21 +52,23 @@ class Consuming:
         event_log.reject_rows(())
         gc.freeze()
         try:
-            epoch = self._reads.epoch()
-            self._reads.check_topic(epoch)
-            partitions = self._partitions = Partitions(self._settings, self._consumer, epoch, self._reads, self._patience)
+            following = Following(self._reads, time.monotonic)
+            partitions = self._partitions = Partitions(self._settings, self._consumer, following, self._reads, self._patience)
             reader = LogReader(self._settings, self._consumer, partitions, self._stop)
-            self._consumer.subscribe(
-                [epoch.topic], on_assign=partitions.on_assign, on_revoke=partitions.on_revoke, on_lost=partitions.on_lost
-            )
-            with watched(watchdog_of(self._settings), Standings(self._settings, epoch, partitions, self._patience)):
+            partitions.take_up()
+            self._forwarder.start()
+            with watched(watchdog_of(self._settings), Standings(self._settings, partitions, self._patience)):
                 while not self._stop.is_set():
                     reader.gather()
-                    self._decide(epoch, partitions)
+                    self._decide(following.epoch, partitions)
+                    self._forwarder.check()
+                    if following.moved_on():
+                        partitions.take_up()
                     if time.monotonic() >= self._watch_at:
-                        self._watch(epoch, partitions)
+                        self._watch(following.epoch, partitions)
             partitions.finish()
         finally:
+            self._forwarder.end(self._settings.stop_within_s / 5)
             # On the way out by an exception nothing more is committed; P dies with the process.
             if self._partitions is None or self._partitions.drop():
                 self._consumer.close()

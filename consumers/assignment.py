@@ -1,7 +1,8 @@
 """Taking a partition: from which position, with which figures, knowing which keys.
 
 1. Read the committed offset ONCE, with its metadata; without matching metadata start from the fence.
-2. Read from ClickHouse the keys below exactly that position; they must match the figures there.
+2. Read from ClickHouse the keys below exactly that position, and those that older epochs have left to the partition;
+   both must match the figures there.
 3. The caller assigns itself explicitly at that position.
 
 A mismatch in 2 is a lagging replica or a restored backup, which would admit duplicates: wait, then leave.
@@ -10,7 +11,7 @@ A mismatch in 2 is a lagging replica or a restored backup, which would admit dup
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
@@ -54,6 +55,17 @@ def start_of(epoch: int, committed: tuple[int, str] | None, fence: Fence) -> Sta
     return Start(Offset(fence.next_offset), fence.rules_version, fence.figures)
 
 
+@dataclass(frozen=True)
+class Inherited:
+    """[start, end) of a partition of an older epoch, with the figures at its end: its keys are known to the newer ones."""
+
+    epoch: Epoch
+    partition: Partition
+    start: int
+    end: int
+    figures: Figures
+
+
 @dataclass
 class Assigning:
     """Builds lanes, waiting for the stores as long as `patience` goes."""
@@ -65,6 +77,7 @@ class Assigning:
     clickhouse: Callable[[], Client]
     log_starts: Callable[[], list[int]]
     patience: Patience
+    inherited: Sequence[Inherited] = ()
 
     def lanes(self, partitions: Iterable[int]) -> dict[int, Lane]:
         """A lane for each partition, built anew. Blocks while a store is away."""
@@ -72,6 +85,7 @@ class Assigning:
         committed = self.patience.until_done("kafka", lambda: self.offsets.committed_notes(wanted), ())
         fences = {fence.partition: fence for fence in self.fences()}
         starts = self.patience.until_done("kafka", self.log_starts, ())
+        self.patience.until_done("clickhouse", self._check_inherited, CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH)
         lanes = {}
         for partition in wanted:
             start = start_of(self.epoch, committed.get(partition), fences[partition])
@@ -83,6 +97,20 @@ class Assigning:
                 )
             lanes[partition] = self._lane(partition, start)
         return lanes
+
+    def _check_inherited(self) -> None:
+        """Raises Retriable while ClickHouse does not show every row of the older epochs: any partition may have left us keys."""
+        client = self.clickhouse()
+        try:
+            for older in self.inherited:
+                held = event_log.rows_between(client, older.epoch, older.partition, older.start, older.end)
+                if held != (older.figures.admitted, older.figures.hash_sum):
+                    raise Retriable(
+                        f"ClickHouse holds {held[0]} rows of epoch {older.epoch} partition {older.partition} (hash sum {held[1]}),"
+                        f" the figures at its end say {older.figures.admitted} ({older.figures.hash_sum})"
+                    )
+        finally:
+            client.close()
 
     def _lane(self, partition: int, start: Start) -> Lane:
         def held() -> event_log.Held:

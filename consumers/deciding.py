@@ -20,6 +20,7 @@ from meterline_schemas.rules import RULES, Rules
 from runtime import metrics
 from runtime.exits import Exit, MeterlineExit
 from store import event_log
+from store.epochs import ENDED
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ Confirm = Callable[[Hashes], dict[bytes, Claim]]
 """Fetches the admitted rows of suspected hashes; returns only when every hash was found, or raises MeterlineExit."""
 
 RulesChanges = Mapping[int, Sequence[tuple[int, int]]]
-"""Partition -> (from_offset, rules version), ascending."""
+"""Partition -> (from_offset, rules version), ascending; ENDED in the place of a version where the epoch ends."""
 
 _TRACED_LINES_MAX = 20
 
@@ -59,6 +60,10 @@ class Decider:
         """
         work: list[tuple[Lane, Span, Rules, list[Reading]]] = []
         for partition, lane in sorted(self.lanes.items()):
+            if any(version == ENDED and lane.next_offset >= start for start, version in changes[partition]):
+                # Past the epoch's end there are no verdicts; what lies there is forwarded.
+                lane.drop_waiting()
+                continue
             span = lane.span([offset for offset, _ in changes[partition]])
             if span is not None:
                 rules = _in_force(changes[partition], span.from_offset, partition)

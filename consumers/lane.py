@@ -60,6 +60,11 @@ class Lane:
                 span = cut_at(span, change)
         return span
 
+    def drop_waiting(self) -> None:
+        """Forgets what waits: nothing here will decide it."""
+        self.records.clear()
+        self.eof, self.waiting_bytes = None, 0
+
     def decided(self, decided: Decided) -> None:
         """Moves the lane behind a range; the range waits in P until it is acknowledged."""
         span = decided.span

@@ -12,32 +12,38 @@ from collections.abc import Iterable
 
 from confluent_kafka import Consumer, TopicPartition
 
-from consumers.assignment import Assigning
+from consumers.assignment import Assigning, Inherited
 from consumers.deciding import Decider
+from consumers.following import Following
 from consumers.lane import Lane
 from consumers.patience import Patience
 from consumers.ports import ClickHouseRows, DeltaTopic, GroupOffsets
 from consumers.reads import Reads
 from consumers.storing import Storer, committed_at
-from meterline_schemas.types import Epoch
+from meterline_schemas.types import Epoch, Partition
 from runtime import clickhouse, kafka
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
-from store import epochs
+from store.epochs import Epoch as LogEpoch
 
 logger = logging.getLogger(__name__)
 
 
 class Partitions:
-    """The partitions that this process owns now. `decider` and `storer` are None while it owns none."""
+    """The partitions of the epoch in hand that this process owns now. `decider` and `storer` are None while it owns none."""
 
-    def __init__(self, settings: Settings, consumer: Consumer, epoch: epochs.Epoch, reads: Reads, patience: Patience) -> None:
-        self._settings, self._epoch, self._reads, self._patience = settings, epoch, reads, patience
-        self._offsets = GroupOffsets(consumer, epoch.topic)
+    def __init__(self, settings: Settings, consumer: Consumer, following: Following, reads: Reads, patience: Patience) -> None:
+        self._settings, self._consumer, self._following = settings, consumer, following
+        self._reads, self._patience = reads, patience
         self.decider: Decider | None = None
         self.storer: Storer | None = None
         self.taking = False
         """While partitions are being taken: indexes are built."""
+
+    @property
+    def epoch(self) -> LogEpoch:
+        """The epoch in hand."""
+        return self._following.epoch
 
     def lanes(self) -> Iterable[Lane]:
         return self.decider.lanes.values() if self.decider is not None else ()
@@ -49,6 +55,12 @@ class Partitions:
         """Between two polls: what the storing thread wants of the group."""
         if self.storer is not None:
             self.storer.serve()
+
+    def take_up(self) -> None:
+        """Joins the group for the epoch in hand. Of the one before it, if there was one, everything is committed."""
+        self._give_up_lanes()
+        self._reads.check_topic(self.epoch)
+        self._consumer.subscribe([self.epoch.topic], on_assign=self.on_assign, on_revoke=self.on_revoke, on_lost=self.on_lost)
 
     # -- rebalances ----------------------------------------------------------------------------------------------
 
@@ -63,28 +75,37 @@ class Partitions:
             self.taking = False
 
     def _take(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
-        self._reads.check_topic(self._epoch)
+        epoch = self.epoch
+        self._reads.check_topic(epoch)
+        offsets = GroupOffsets(consumer, epoch.topic)
         assigning = Assigning(
-            epoch=Epoch(self._epoch.epoch),
-            partitions=self._epoch.partitions,
-            offsets=self._offsets,
-            fences=lambda: self._reads.fences(self._epoch),
+            epoch=Epoch(epoch.epoch),
+            partitions=epoch.partitions,
+            offsets=offsets,
+            fences=lambda: self._reads.fences(epoch),
             clickhouse=lambda: clickhouse.client(self._settings),
-            log_starts=lambda: self._reads.log_starts(self._epoch),
+            log_starts=lambda: self._reads.log_starts(epoch),
             patience=self._patience,
+            inherited=[
+                Inherited(Epoch(older.epoch.epoch), Partition(p), start, end, figures)
+                for older in self._following.older
+                for p, (start, end, figures) in enumerate(
+                    zip(older.epoch.starts, older.epoch.ends or (), older.figures, strict=True)
+                )
+            ],
         )
         lanes = assigning.lanes(part.partition for part in parts)
-        self.decider = Decider(lanes, self._epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm)
+        self.decider = Decider(lanes, epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm)
         self.storer = Storer(
             ClickHouseRows(lambda: clickhouse.client(self._settings)),
             DeltaTopic(lambda: kafka.producer(self._settings), self._settings.topic_deltas),
-            self._offsets,
+            offsets,
             self._settings.retry_give_up_s,
             time.monotonic,
             {p: committed_at(lane.epoch, lane.next_offset, lane.rules_version, lane.figures) for p, lane in lanes.items()},
         )
         self.storer.start()
-        consumer.assign([TopicPartition(self._epoch.topic, lane.partition, lane.next_offset) for lane in lanes.values()])
+        consumer.assign([TopicPartition(epoch.topic, lane.partition, lane.next_offset) for lane in lanes.values()])
 
     def on_revoke(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         # The member still owns the partitions while this runs: what waits may be finished and committed.

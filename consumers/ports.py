@@ -114,10 +114,6 @@ class GroupOffsets:
                 )
         raise Retriable(str(problems[0]))
 
-    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
-        notes = self.committed_notes(partitions)
-        return {partition: offset for partition, (offset, _) in notes.items()}
-
     def committed_notes(self, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         """(offset, metadata) of each partition that the group has committed. Raises Retriable."""
         try:

@@ -7,18 +7,19 @@ from typing import Any, TypeVar
 
 import psycopg
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumers.deciding import RulesChanges, unfound
 from consumers.patience import Patience, Retriable
-from consumers.ports import CLICKHOUSE_AWAY
+from consumers.ports import CLICKHOUSE_AWAY, GroupOffsets
 from metering.index import Hashes
 from metering.ranges import Claim
 from runtime import clickhouse, kafka, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
-from store import epochs, event_log, fences, topic_state
+from store import event_log, fences, topic_state
+from store.epochs import Epoch, all_epochs, check_topic, rules_changes
 
 T = TypeVar("T")
 
@@ -29,8 +30,8 @@ class Reads:
     Every method blocks while its store is away, and raises MeterlineExit when patience ends.
     """
 
-    def __init__(self, settings: Settings, patience: Patience) -> None:
-        self._settings, self._patience = settings, patience
+    def __init__(self, settings: Settings, consumer: Consumer, patience: Patience) -> None:
+        self._settings, self._consumer, self._patience = settings, consumer, patience
         self._postgres: psycopg.Connection[Any] | None = None
         self._clickhouse: Client | None = None
         self._admin: AdminClient = kafka.admin(settings)
@@ -41,17 +42,17 @@ class Reads:
 
     # -- Postgres ------------------------------------------------------------------------------------------------
 
-    def epoch(self) -> epochs.Epoch:
-        """The epoch in force."""
-        found = self._patiently(epochs.current_epoch)
-        if found is None:
+    def epochs(self) -> list[Epoch]:
+        """Every epoch, oldest first."""
+        found = self._patiently(all_epochs)
+        if not found:
             raise MeterlineExit(Exit.TOPIC_REPLACED, "no epoch is recorded: run `meterline topics apply` first")
         return found
 
-    def rules(self, epoch: epochs.Epoch) -> RulesChanges:
-        return self._patiently(lambda connection: epochs.rules_changes(connection, epoch.epoch))
+    def rules(self, epoch: Epoch) -> RulesChanges:
+        return self._patiently(lambda connection: rules_changes(connection, epoch.epoch))
 
-    def fences(self, epoch: epochs.Epoch) -> list[fences.Fence]:
+    def fences(self, epoch: Epoch) -> list[fences.Fence]:
         return self._patiently(lambda connection: fences.read_fences(connection, epoch.epoch))
 
     def _patiently(self, read: Callable[[psycopg.Connection[Any]], T]) -> T:
@@ -71,15 +72,20 @@ class Reads:
 
     # -- the broker ----------------------------------------------------------------------------------------------
 
-    def check_topic(self, epoch: epochs.Epoch) -> None:
+    def check_topic(self, epoch: Epoch) -> None:
         """Raises MeterlineExit when the topic is no longer the one of the epoch."""
         self._patience.until_done("kafka", lambda: self.check_topic_once(epoch), (KafkaException,))
 
-    def check_topic_once(self, epoch: epochs.Epoch) -> None:
+    def check_topic_once(self, epoch: Epoch) -> None:
         """The same without waiting: raises KafkaException while the broker is away."""
-        epochs.check_topic(topic_state.describe(self._admin, [epoch.topic])[epoch.topic], epoch)
+        check_topic(topic_state.describe(self._admin, [epoch.topic])[epoch.topic], epoch)
 
-    def log_starts(self, epoch: epochs.Epoch) -> list[int]:
+    def committed(self, epoch: Epoch) -> dict[int, tuple[int, str]]:
+        """The group's (offset, metadata) by partition."""
+        offsets = GroupOffsets(self._consumer, epoch.topic)
+        return self._patience.until_done("kafka", lambda: offsets.committed_notes(range(epoch.partitions)), ())
+
+    def log_starts(self, epoch: Epoch) -> list[int]:
         """The log's start of each partition, asked once. Raises Retriable."""
         try:
             return topic_state.log_starts(self._admin, epoch.topic, epoch.partitions)

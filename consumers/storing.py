@@ -72,8 +72,8 @@ class Offsets(Protocol):
     def commit(self, positions: Sequence[tuple[int, int, str]]) -> None:
         """Commits (partition, offset, metadata). Raises Retriable, or MeterlineExit when the partitions are another's."""
 
-    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The group's offsets now. Raises Retriable."""
+    def committed_notes(self, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        """The group's (offset, metadata) now. Raises Retriable."""
 
 
 @dataclass(frozen=True)
@@ -241,15 +241,18 @@ class Storer:
                 raise _Abandoned
 
     def _restore_lowered_offsets(self) -> None:
-        """A late commit of an old owner may have lowered the group's offset; an idle owner puts it right."""
+        """A late commit of an old owner may have lowered the group's offset; an idle owner puts it right.
+
+        So it does with one of its own that has lost its note, which would not be trusted. A higher one is a newer owner's.
+        """
         if not self._last:
             return
         try:
-            group = self._by_the_polling_thread(lambda: self._offsets.committed(self._last))
+            group = self._by_the_polling_thread(lambda: self._offsets.committed_notes(self._last))
         except Retriable as error:
             logger.warning("the group's offsets cannot be read; asked again later", extra={"problem": str(error)})
             return
-        lowered = {p: note for p, note in self._last.items() if group.get(p, -1) < note.offset}
+        lowered = {p: note for p, note in self._last.items() if _is_behind(group.get(p), note)}
         if lowered:
             logger.warning("the group's offsets were lowered; committing again", extra={"partitions": sorted(lowered)})
             self._commit(lowered)
@@ -285,6 +288,10 @@ class Storer:
 
 class _Abandoned(Exception):
     """The thread was told to stop between two steps."""
+
+
+def _is_behind(group: tuple[int, str] | None, ours: Committed) -> bool:
+    return group is None or group[0] < ours.offset or (group[0] == ours.offset and group[1] != ours.metadata)
 
 
 def _note(decided: Decided) -> Committed:

@@ -19,6 +19,7 @@ from metering.index import CommittedIndex, Hashes
 from meterline_schemas.delta import Delta, DeltaLine, Figures
 from meterline_schemas.event import Claim as Content
 from meterline_schemas.event import Event, Invalid, claim_of, conflict_reason, decode
+from meterline_schemas.ingest import ingested_ms
 from meterline_schemas.key import key_hash, murmur2, row_hash
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
@@ -29,7 +30,7 @@ _MASK64 = (1 << 64) - 1
 
 
 class Record(NamedTuple):
-    """One record of the log, as Kafka gave it."""
+    """One record of the log, as Kafka gave it. In a Reading `timestamp_ms` is the ingest time."""
 
     offset: Offset
     value: bytes | None
@@ -156,6 +157,8 @@ def read(span: Span, rules: Rules, partitions: int) -> list[Reading]:
     readings = []
     for record in span.records:
         value = record.value or b""
+        if span.epoch > 1:
+            record = record._replace(timestamp_ms=ingested_ms(span.epoch, record.headers, record.timestamp_ms, rules))
         event = decode(record.value, record.headers, record.timestamp_ms, rules)
         hashed = murmured = 0
         if isinstance(event, Event):

@@ -24,6 +24,8 @@ CONSUMER_LAG = Gauge("meterline_consumer_lag_records", "Records between the comm
 # Keys in the committed part of the index, and the keys that were only suspected and had to be looked up.
 INDEX_KEYS = Gauge("meterline_index_keys", "Keys in the committed index of this process.")
 SUSPECTS = Counter("meterline_suspects_total", "Keys looked up in ClickHouse to confirm a hit of the index.")
+# Records that reached the topic of an ended epoch late and were sent on to the current one: producers to be moved.
+FORWARDED = Counter("meterline_forwarded_total", "Late records of an ended epoch's topic, sent on to the current topic.")
 
 # -- every stage ---------------------------------------------------------------------------------------------------
 # Tries that failed against a dependency (kafka, clickhouse, postgres, stripe) and will be repeated.

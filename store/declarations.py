@@ -76,6 +76,15 @@ class Wanted:
     replication: int
     config: dict[str, str]
 
+    @property
+    def at_least(self) -> bool:
+        """Whether more partitions do no harm: a delta goes to the one that has its events' number, and names its epoch."""
+        return self.declaration.name == DELTAS
+
+    def has_enough(self, partitions: int) -> bool:
+        """Whether a topic with so many stands as wanted."""
+        return partitions >= self.partitions if self.at_least else partitions == self.partitions
+
     def config_at(self, replication: int) -> dict[str, str]:
         """Its settings with that many replicas, which need not be the wanted ones."""
         # An acknowledged record must outlive the loss of a minority of its replicas. Asking for more of them than a topic

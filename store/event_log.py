@@ -25,6 +25,9 @@ from meterline_schemas.types import Micros
 CONFIRM_HASHES_MAX = 5_000
 """Hashes in one statement: 20 digits each stay below ClickHouse's max_query_size of 256 KiB."""
 
+STRETCH_OFFSETS = 2_000_000
+"""Offsets of one statement that sorts them: some hundred MB of ClickHouse's memory."""
+
 _MAX64 = (1 << 64) - 1
 
 _EVENTS = pa.schema(
@@ -207,6 +210,22 @@ def held_below(client: Client, epoch: int, partition: int, partitions: int, offs
         inherited = np.array(older.result_columns[0] if older.row_count else [], dtype=np.uint64)
         return Held(np.concatenate((hashes, inherited)), len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
     return Held(hashes, len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
+
+
+def rows_between(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> tuple[int, int]:
+    """(rows, sum of their hashes modulo 2**64) of [from, to), one row an offset. ClickHouse's memory is bounded by stretches."""
+    count = hash_sum = 0
+    for lowest in range(from_offset, to_offset, STRETCH_OFFSETS):
+        result = client.query(
+            "SELECT count(), sumWithOverflow(row_hash) FROM (SELECT row_hash FROM usage_events"
+            " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
+            " AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset)",
+            parameters={"e": epoch, "p": partition, "f": lowest, "t": min(lowest + STRETCH_OFFSETS, to_offset)},
+        )
+        ((rows, part),) = result.result_rows
+        count += int(rows)
+        hash_sum = (hash_sum + int(part)) & _MAX64
+    return count, hash_sum
 
 
 @dataclass(frozen=True)

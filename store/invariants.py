@@ -15,19 +15,19 @@ from clickhouse_connect.driver.client import Client
 from psycopg import Connection
 
 from store.epochs import Epoch
+from store.event_log import rows_between
 from store.fences import Fence, positions
 from store.findings import Check, partition_of_log
 from store.positions import Position, below
 
-STRETCH_OFFSETS = 2_000_000
-"""Offsets, or keys, of one statement: some hundred MB of ClickHouse's memory."""
+STRETCH_KEYS = 2_000_000
+"""Keys of one statement: some hundred MB of ClickHouse's memory."""
 
 _HASHES_MAX = 5_000
 _PLACE = "bitOr(bitShiftLeft(toUInt64(log_epoch), 48), kafka_offset)"
 """Epoch and offset as one number, which ClickHouse compares ten times as fast as a tuple."""
 
 _WORDS = 1 << 64
-_MASK64 = _WORDS - 1
 
 
 def check_figures(client: Client, epochs: Sequence[Epoch], fences: Sequence[Fence]) -> Check:
@@ -45,7 +45,7 @@ def check_figures(client: Client, epochs: Sequence[Epoch], fences: Sequence[Fenc
         check.checked += fence.next_offset - start
         if fence.figures.offsets != fence.next_offset - start:
             check.add("verdicts", where, f"{fence.next_offset - start} offsets", f"{fence.figures.offsets} verdicts")
-        held, hash_sum = rows_below(client, fence, start)
+        held, hash_sum = rows_between(client, fence.epoch, fence.partition, start, fence.next_offset)
         if held != fence.figures.admitted:
             check.add("admitted rows in ClickHouse", where, fence.figures.admitted, held)
         elif hash_sum != fence.figures.hash_sum:
@@ -56,27 +56,6 @@ def check_figures(client: Client, epochs: Sequence[Epoch], fences: Sequence[Fenc
     if not check.ok:
         check.detail = f"figures and rows differ in {check.findings_count} places"
     return check
-
-
-def rows_below(client: Client, fence: Fence, start: int) -> tuple[int, int]:
-    """(rows, sum of their hashes modulo 2**64) of a partition below its fence, one row an offset."""
-    count = hash_sum = 0
-    for lowest in range(start, fence.next_offset, STRETCH_OFFSETS):
-        result = client.query(
-            "SELECT count(), sumWithOverflow(row_hash) FROM (SELECT row_hash FROM usage_events"
-            " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
-            " AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset)",
-            parameters={
-                "e": fence.epoch,
-                "p": fence.partition,
-                "f": lowest,
-                "t": min(lowest + STRETCH_OFFSETS, fence.next_offset),
-            },
-        )
-        ((rows, part),) = result.result_rows
-        count += int(rows)
-        hash_sum = (hash_sum + int(part)) & _MASK64
-    return count, hash_sum
 
 
 def _strangers(client: Client, starts: Mapping[tuple[int, int], int]) -> list[tuple[int, int, int]]:
@@ -94,7 +73,7 @@ def _strangers(client: Client, starts: Mapping[tuple[int, int], int]) -> list[tu
     return [(int(epoch), int(partition), int(count)) for epoch, partition, count in result.result_rows]
 
 
-def check_keys(client: Client, stretch_keys: int = STRETCH_OFFSETS) -> Check:
+def check_keys(client: Client, stretch_keys: int = STRETCH_KEYS) -> Check:
     """I2: no key has two admitted positions, and none was admitted after a record that was turned away for it."""
     check = Check("I2")
     ((rows,),) = client.query("SELECT count() FROM usage_events").result_rows

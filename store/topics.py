@@ -5,48 +5,26 @@ Consumers never create an epoch: what is counted from where is written here, onc
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without saying so
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 
 from meterline_schemas.rules import NEWEST_RULES
 from runtime import kafka, postgres
 from runtime.exits import Exit, MeterlineExit
-from runtime.kafka import REQUEST_TIMEOUT_S
-from runtime.life import Backoff, Stop
 from runtime.locks import AdvisoryLock
 from runtime.settings import Settings
 from store.declarations import DELTAS, EVENTS, Wanted, load_declarations, wanted
-from store.epochs import Epoch, begin_epoch, check_topic, current_epoch
+from store.epochs import Epoch, all_epochs, begin_epoch, check_topic
 from store.remedies import kafka_answers, postgres_answers
-from store.topic_state import TopicState, answer, describe, log_starts
+from store.topic_changes import alter, create, grow, wait_until_visible
+from store.topic_state import TopicState, describe
 
 APPLY_LOCK_TIMEOUT_S = 120
-VISIBLE_WITHIN_S = 30.0
-"""How long a created topic may take until every partition has a leader that answers."""
 
-_NOT_YET = frozenset(
-    {
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError._TIMED_OUT,
-        KafkaError.REQUEST_TIMED_OUT,
-    }
-)
-"""What a broker says of a topic that has just been made."""
+_PARTITIONS = "partitions"
 
 Action = Literal["create", "alter", "refuse", "by hand"]
 
@@ -84,11 +62,11 @@ class Applied:
 def plan(settings: Settings) -> list[Difference]:
     """The differences, nothing changed. Raises MeterlineExit when Kafka is away or the topic is not its epoch's."""
     with postgres_answers(settings), postgres.connect(settings) as connection:
-        epoch = current_epoch(connection)
-    topics = _wanted_topics(settings, epoch)
+        epochs = all_epochs(connection)
+    topics = wanted_topics(settings, epochs)
     with kafka_answers(settings):
         states = describe(kafka.admin(settings), [topic.topic for topic in topics])
-    return _compare(topics, states, epoch)
+    return _compare(settings, topics, states, epochs)
 
 
 def apply(settings: Settings) -> Applied:
@@ -104,21 +82,22 @@ def apply(settings: Settings) -> Applied:
         # 1.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (AdvisoryLock.TOPICS,))
         # 2.
-        epoch = current_epoch(connection)
-        topics = _wanted_topics(settings, epoch)
+        epochs = all_epochs(connection)
+        topics = wanted_topics(settings, epochs)
         admin = kafka.admin(settings)
-        differences = _compare(topics, describe(admin, [topic.topic for topic in topics]), epoch)
+        differences = _compare(settings, topics, describe(admin, [topic.topic for topic in topics]), epochs)
         refused = [difference for difference in differences if difference.action == "refuse"]
         if refused:
             raise MeterlineExit(Exit.TOPIC_SETTINGS, "; ".join(difference.line() for difference in refused))
         # 3.
-        _create(admin, topics, {difference.topic for difference in differences if difference.action == "create"})
-        _alter(admin, [difference for difference in differences if difference.action == "alter"])
+        settle(admin, topics, differences)
         events = next(topic for topic in topics if topic.declaration.name == EVENTS)
-        state, starts = _wait_until_visible(admin, topics, events)
+        state, starts = wait_until_visible(admin, topics, events.topic)
         # 4.
-        begun = epoch is None
-        if epoch is None:
+        begun = not epochs
+        if epochs:
+            epoch = epochs[-1]
+        else:
             epoch = Epoch(1, state.topic, state.cluster_id, state.topic_id, state.partitions, tuple(starts), None)
             begin_epoch(connection, epoch, NEWEST_RULES)
         check_topic(state, epoch)
@@ -130,30 +109,58 @@ def apply(settings: Settings) -> Applied:
     )
 
 
-def _wanted_topics(settings: Settings, epoch: Epoch | None) -> list[Wanted]:
+def settle(admin: AdminClient, topics: list[Wanted], differences: Iterable[Difference]) -> None:
+    """Creates, grows and alters what the differences say. Raises KafkaException."""
+    absent = {difference.topic for difference in differences if difference.action == "create"}
+    create(admin, [topic for topic in topics if topic.topic in absent])
+    changes = [difference for difference in differences if difference.action == "alter"]
+    grow(admin, {change.topic: int(change.wanted) for change in changes if change.what == _PARTITIONS})
+    config: dict[str, dict[str, str]] = {}
+    for change in changes:
+        if change.what != _PARTITIONS:
+            config.setdefault(change.topic, {})[change.what] = change.wanted
+    alter(admin, config)
+
+
+def topic_of(settings: Settings, epoch: int) -> str:
+    """The name of the events topic in an epoch."""
+    return settings.topic_events if epoch == 1 else f"{settings.topic_events}.{epoch}"
+
+
+def wanted_topics(settings: Settings, epochs: Sequence[Epoch]) -> list[Wanted]:
+    """Every topic as it should stand: the events topic is the newest epoch's, and no epoch has more partitions than deltas."""
     topics = [wanted(declaration, settings) for declaration in load_declarations()]
     names = [topic.topic for topic in topics]
     if len(set(names)) != len(names):
         raise MeterlineExit(Exit.SETTINGS, f"two topics have one name ({', '.join(names)}); set METERLINE_TOPIC_* apart")
-    if epoch is None:
+    if not epochs:
         return topics
-    name = settings.topic_events if epoch.epoch == 1 else f"{settings.topic_events}.{epoch.epoch}"
-    if epoch.topic != name:
+    newest = epochs[-1]
+    name = topic_of(settings, newest.epoch)
+    if newest.topic != name:
         raise MeterlineExit(
             Exit.SETTINGS,
-            f"METERLINE_TOPIC_EVENTS leads to topic {name}, and epoch {epoch.epoch} of this database lives in {epoch.topic}; "
+            f"METERLINE_TOPIC_EVENTS leads to topic {name}, and epoch {newest.epoch} of this database lives in {newest.topic}; "
             "set METERLINE_TOPIC_EVENTS back, or METERLINE_POSTGRES_URL to the database of that topic",
         )
-    return [
-        topic
-        if topic.declaration.name != EVENTS
-        else Wanted(topic.declaration, name, topic.partitions, topic.replication, topic.config)
-        for topic in topics
-    ]
+    deltas = max(epoch.partitions for epoch in epochs)
+    found = []
+    for topic in topics:
+        if topic.declaration.name == EVENTS:
+            # Of a later epoch, the partitions are those that it was begun with.
+            found.append(replace(topic, topic=name, partitions=topic.partitions if newest.epoch == 1 else newest.partitions))
+        else:
+            found.append(replace(topic, partitions=deltas) if topic.declaration.name == DELTAS else topic)
+    return found
 
 
-def _compare(topics: list[Wanted], states: dict[str, TopicState | None], epoch: Epoch | None) -> list[Difference]:
+def _compare(
+    settings: Settings, topics: list[Wanted], states: dict[str, TopicState | None], epochs: Sequence[Epoch]
+) -> list[Difference]:
     differences: list[Difference] = []
+    epoch = epochs[-1] if epochs else None
+    if epoch is not None and epoch.epoch > 1 and settings.topic_partitions != epoch.partitions:
+        differences.append(_other_setting(settings, epoch))
     for topic in topics:
         state = states[topic.topic]
         if topic.declaration.name == EVENTS and epoch is not None:
@@ -162,12 +169,12 @@ def _compare(topics: list[Wanted], states: dict[str, TopicState | None], epoch: 
         if state is None:
             differences.append(Difference(topic.topic, "topic", "absent", f"{topic.partitions} partitions", "create"))
             continue
-        if state.partitions != topic.partitions:
-            differences.append(
-                Difference(
-                    topic.topic, "partitions", str(state.partitions), str(topic.partitions), "refuse", _remedy(topic, state)
-                )
-            )
+        if not topic.has_enough(state.partitions):
+            found, count = str(state.partitions), str(topic.partitions)
+            if topic.at_least:
+                differences.append(Difference(topic.topic, _PARTITIONS, found, count, "alter"))
+            else:
+                differences.append(Difference(topic.topic, _PARTITIONS, found, count, "refuse", _remedy(topic, state)))
         if state.replication != topic.replication:
             differences.append(
                 Difference(
@@ -189,75 +196,19 @@ def _with_needed(state: TopicState, topic: Wanted) -> TopicState:
     )
 
 
+def _other_setting(settings: Settings, epoch: Epoch) -> Difference:
+    return Difference(
+        epoch.topic, _PARTITIONS, str(epoch.partitions), str(settings.topic_partitions), "by hand",
+        f"set METERLINE_TOPIC_PARTITIONS={epoch.partitions}, or begin the next epoch with `meterline topics repartition "
+        f"{settings.topic_partitions}`",
+    )  # fmt: skip
+
+
 def _remedy(topic: Wanted, state: TopicState) -> str:
     setting = topic.declaration.partitions.setting
-    if topic.declaration.name == DELTAS:
-        return (
-            "as many as the events topic has are needed: stop the consumers and the aggregator, let it count to the end, delete "
-            f"{topic.topic}, and run `meterline topics apply` (deltas that are lost are recomputed)"
-        )
     if setting is None:
         return f"delete {topic.topic} and run `meterline topics apply`"
     return (
         f"set METERLINE_{setting.upper()}={state.partitions}; a topic that holds events gets other partitions only as a new "
         "epoch (`meterline topics repartition`)"
     )
-
-
-def _create(admin: AdminClient, topics: list[Wanted], absent: set[str]) -> None:
-    new = [
-        NewTopic(
-            topic.topic,
-            num_partitions=topic.partitions,
-            replication_factor=topic.replication,
-            config=topic.config_at(topic.replication),
-        )
-        for topic in topics
-        if topic.topic in absent
-    ]
-    if not new:
-        return
-    for future in admin.create_topics(new, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S).values():
-        try:
-            answer(future)
-        except KafkaException as error:
-            # A client's auto-creation may have been quicker; the wait below then finds its partitions and settings.
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
-
-
-def _alter(admin: AdminClient, differences: list[Difference]) -> None:
-    by_topic: dict[str, list[ConfigEntry]] = {}
-    for difference in differences:
-        entry = ConfigEntry(difference.what, difference.wanted, incremental_operation=AlterConfigOpType.SET)
-        by_topic.setdefault(difference.topic, []).append(entry)
-    resources = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries) for topic, entries in by_topic.items()]
-    if resources:
-        for future in admin.incremental_alter_configs(resources, request_timeout=REQUEST_TIMEOUT_S).values():
-            answer(future)
-
-
-def _wait_until_visible(admin: AdminClient, topics: list[Wanted], events: Wanted) -> tuple[TopicState, list[int]]:
-    """The events topic and its log's starts, once every topic stands as wanted. Raises KafkaException when it takes too long."""
-    backoff, pause, until = Backoff(0.05, 1.0), Stop(), time.monotonic() + VISIBLE_WITHIN_S
-    while True:
-        try:
-            states = describe(admin, [topic.topic for topic in topics])
-            waiting = [
-                topic.topic
-                for topic in topics
-                if (state := states[topic.topic]) is None
-                or state.partitions != topic.partitions
-                or any(state.config.get(name) != value for name, value in topic.config_at(state.replication).items())
-            ]
-            state = states[events.topic]
-            if not waiting and state is not None:
-                return state, log_starts(admin, events.topic, state.partitions)
-            problem = KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{', '.join(waiting)} not as wanted"))
-        except KafkaException as error:
-            if error.args[0].code() not in _NOT_YET:
-                raise
-            problem = error
-        if time.monotonic() >= until:
-            raise problem
-        pause.wait(backoff.wait_s())

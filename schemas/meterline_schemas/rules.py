@@ -26,6 +26,8 @@ class Rules:
     metadata_bytes_max: int
     past_ms_max: int
     ahead_ms_max: int
+    forwarded_ms_max: int
+    """How much earlier than its record a forwarded event may have been taken; see `meterline_schemas.ingest`."""
 
 
 NEWEST_RULES: Final = 1
@@ -41,6 +43,7 @@ RULES: Final[Mapping[int, Rules]] = MappingProxyType(
             metadata_bytes_max=32 << 10,
             past_ms_max=400 * _DAY_MS,
             ahead_ms_max=5 * 60_000,
+            forwarded_ms_max=31 * _DAY_MS,
         ),
     }
 )

@@ -81,5 +81,5 @@ class FakeOffsets(Port):
         self._called(tuple(positions))
         self.group.update({partition: (offset, metadata) for partition, offset, metadata in positions})
 
-    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
-        return {partition: self.group[partition][0] for partition in partitions if partition in self.group}
+    def committed_notes(self, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        return {partition: self.group[partition] for partition in partitions if partition in self.group}

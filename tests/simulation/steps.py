@@ -83,8 +83,8 @@ class _Ports:
         group = self.stores.group
         self._answer("commit", lambda: group.land(positions), lambda: lambda: None)
 
-    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
-        return {p: offset for p, (offset, _) in self.stores.group.committed.items() if p in partitions}
+    def committed_notes(self, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
+        return {p: found for p, found in self.stores.group.committed.items() if p in partitions}
 
     def _answer(self, kind: str, whole: Effect, part: Callable[[], Effect]) -> None:
         fate = 0.0 if self.stores.calm else self.random.random()

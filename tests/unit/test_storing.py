@@ -246,18 +246,32 @@ def test_an_owner_that_has_committed_nothing_yet_puts_back_the_position_that_it_
     assert thread.offsets.group[2] == (taken.offset, taken.metadata) == (7, "v1;1;7;1;7;0;0;0;0;99")
 
 
+@pytest.mark.parametrize("group", [(7, ""), (7, "v1;2;7;1;7;0;0;0;0;99"), None])
+def test_an_idle_owner_puts_back_its_note_where_the_group_has_none_that_is_about_its_offset(
+    make: Make, monkeypatch: pytest.MonkeyPatch, group: tuple[int, str] | None
+) -> None:
+    monkeypatch.setattr(storing, "_IDLE_CHECK_S", 0.02)
+    taken = committed_at(1, 7, 1, Figures(admitted=7, hash_sum=99))
+    thread = make(taken={2: taken})
+    if group is not None:
+        thread.offsets.group[2] = group
+    thread.wait_for("commit")
+    assert thread.storer.finish(10.0)
+    assert thread.offsets.group[2] == (taken.offset, taken.metadata)
+
+
 def test_an_idle_owner_leaves_an_offset_alone_that_is_not_below_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storing, "_IDLE_CHECK_S", 0.01)
     thread = make(taken={0: Committed(7, "mine"), 1: Committed(3, "mine")})
-    thread.offsets.group = {0: (7, "another's"), 1: (9, "another's")}
+    thread.offsets.group = {0: (7, "mine"), 1: (9, "another's")}
     looks = threading.Semaphore(0)
-    answer = thread.offsets.committed
+    answer = thread.offsets.committed_notes
 
-    def committed(wanted: Iterable[int]) -> dict[int, int]:
+    def committed_notes(wanted: Iterable[int]) -> dict[int, tuple[int, str]]:
         looks.release()
         return answer(wanted)
 
-    monkeypatch.setattr(thread.offsets, "committed", committed)
+    monkeypatch.setattr(thread.offsets, "committed_notes", committed_notes)
     deadline = time.monotonic() + 10.0
     for _ in range(3):
         while not looks.acquire(timeout=0.005):
