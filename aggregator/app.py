@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient
 from aggregator.census import look_until
 from aggregator.counting import Counting
 from aggregator.freshness import Sampler
+from aggregator.log_now import log_now
 from aggregator.reconciling import Reconciler
 from aggregator.retention import sweep_until
 from aggregator.standing import Standings, StreamPositions
@@ -39,6 +40,8 @@ from store import epochs, group, topic_state
 logger = logging.getLogger(__name__)
 
 _BATCH_WITHIN_S = 0.02
+_METADATA_MAX_AGE_MS = 5_000
+"""How soon partitions are found that the deltas topic was given for a new epoch."""
 
 
 def _credentials(settings: Settings) -> Any:
@@ -73,6 +76,7 @@ def make_app(
         broker_max_poll_records=1000,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.aggregator_instance,
+        consumer_metadata_max_age_ms=_METADATA_MAX_AGE_MS,
         datadir=str(datadir),
         key_serializer="raw",
         value_serializer="raw",
@@ -235,17 +239,15 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
 
     sampler = Sampler(
         connect,
-        lambda: topic_state.log_ends(admin, epoch.topic, epoch.partitions),
-        epoch.epoch,
+        lambda connection: log_now(connection, admin),
         settings.sampler_every_ms,
         stop,
     )
     onlooker = group.onlooker(settings)
     reconciler = Reconciler(
         connect,
-        lambda: group.committed(onlooker, epoch.topic, epoch.epoch, epoch.partitions),
+        lambda epoch: group.committed(onlooker, epoch.topic, epoch.epoch, epoch.partitions),
         counting(),
-        epoch.epoch,
         stop,
     )
     counter = counting()
@@ -263,7 +265,7 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
     watcher = kafka.admin(settings)  # the sampler's may be what hangs
     standings = Standings(
         positions,
-        lambda: topic_state.log_ends(watcher, settings.topic_deltas, epoch.partitions),
+        lambda: topic_state.log_ends(watcher, settings.topic_deltas, topic_state.partitions_of(watcher, settings.topic_deltas)),
         {"sampler": lambda: sampler.rounds, "reconciler": lambda: reconciler.rounds},
         excuses,
     )

@@ -25,17 +25,19 @@ _TRIM_EVERY = 1_000
 
 
 class Sampler:
-    """Samples every `every_ms` until stopped; outlives absent stores, whose absence shows as an ageing `asOf`."""
+    """Samples every `every_ms` until stopped; outlives absent stores, whose absence shows as an ageing `asOf`.
+
+    `log` says in which epoch the log ends where; None while that cannot be said, and then there is no sample.
+    """
 
     def __init__(
         self,
         connect: Callable[[], psycopg.Connection[Any]],
-        ends: Callable[[], list[int]],
-        epoch: int,
+        log: Callable[[psycopg.Connection[Any]], tuple[int, list[int]] | None],
         every_ms: int,
         stop: threading.Event,
     ) -> None:
-        self._connect, self._ends, self._epoch = connect, ends, epoch
+        self._connect, self._log = connect, log
         self._every_s, self._stop = every_ms / 1000, stop
         self.problems: dict[str, str] = {}
         """What is wrong with a dependency since the last sample, for /ready."""
@@ -63,10 +65,12 @@ class Sampler:
             if samples == 0 and not self._chosen(connection):
                 return
             seen = datetime.now(UTC)
-            store_sample(connection, self._epoch, seen, self._ends())
+            now = self._log(connection)
+            if now is not None:
+                store_sample(connection, now[0], seen, now[1])
             self.problems.clear()
             if samples % _TRIM_EVERY == 0:
-                trim_samples(connection, self._epoch)
+                trim_samples(connection)
             samples += 1
             self.rounds += 1
             if samples % 4 == 0:
@@ -78,7 +82,7 @@ class Sampler:
         return row is not None and bool(row[0])
 
     def _report(self, connection: psycopg.Connection[Any]) -> None:
-        covered, behind = covered_until(connection, self._epoch)
+        covered, behind = covered_until(connection)
         metrics.FENCE_LAG.set(behind)
         if covered is not None:
             metrics.FRESHNESS_SECONDS.set(max(0.0, (datetime.now(UTC) - covered).total_seconds()))

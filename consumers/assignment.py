@@ -106,8 +106,9 @@ class Assigning:
                 held = event_log.rows_between(client, older.epoch, older.partition, older.start, older.end)
                 if held != (older.figures.admitted, older.figures.hash_sum):
                     raise Retriable(
-                        f"ClickHouse holds {held[0]} rows of epoch {older.epoch} partition {older.partition} (hash sum {held[1]}),"
-                        f" the figures at its end say {older.figures.admitted} ({older.figures.hash_sum})"
+                        f"ClickHouse shows {held[0]} rows of epoch {older.epoch} partition {older.partition} (hash sum"
+                        f" {held[1]}), "
+                        f"the figures at its end say {older.figures.admitted} ({older.figures.hash_sum})"
                     )
         finally:
             client.close()

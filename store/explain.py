@@ -215,7 +215,7 @@ def explain(
     """
     key = dedup_key(source_service, source_entity_id, usage_type)
     epoch, partition = current_lane(all_epochs(connection), key)
-    as_of, _ = covered_until(connection, epoch.epoch)
+    as_of, _ = covered_until(connection)
     fences = positions(read_fences(connection))
     lane = Lane(epoch.epoch, partition, fences.get((epoch.epoch, partition), epoch.starts[partition]), log_ends.get(partition))
     rows = _rows(client, key_hash(key), source_service, source_entity_id, usage_type, fences)

@@ -127,7 +127,7 @@ def _check_counted_to_its_end(connection: Connection[Any], ended: Sequence[Epoch
             if epoch.ends is not None and fence.next_offset < epoch.ends[fence.partition]:
                 raise MeterlineExit(
                     Exit.FAILED,
-                    f"epoch {epoch.epoch} is not counted to its end yet (partition {fence.partition} stands at {fence.next_offset}"
+                    f"epoch {epoch.epoch} is not counted to its end (partition {fence.partition} stands at {fence.next_offset}"
                     f" of {epoch.ends[fence.partition]}): wait, and see that consumers and the aggregator run",
                 )
 

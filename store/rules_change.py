@@ -76,8 +76,8 @@ def _plan(connection: Connection[Any], settings: Settings, version: int) -> Rule
     if version not in RULES:
         raise MeterlineExit(
             Exit.RULES_UNKNOWN,
-            f"this build does not know rules version {version}, it knows {', '.join(map(str, sorted(RULES)))}: nothing was changed."
-            " Deploy a build that knows it to every consumer first, and run this command from it",
+            f"this build lacks rules version {version}, it knows {', '.join(map(str, sorted(RULES)))}: nothing was changed. "
+            "Deploy a build that knows it to every consumer first, and run this command from it",
         )
     if version < standing:
         raise MeterlineExit(

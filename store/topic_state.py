@@ -83,6 +83,14 @@ def _config(admin: AdminClient, topic: str) -> dict[str, str]:
     return {name: str(entry.value) for name, entry in answer(future).items() if entry.value is not None}
 
 
+def partitions_of(admin: AdminClient, topic: str) -> int:
+    """How many partitions a topic has. Raises KafkaException, also where there is no such topic."""
+    found = admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
+    if found.error is not None:
+        raise KafkaException(found.error)
+    return len(found.partitions)
+
+
 def log_starts(admin: AdminClient, topic: str, partitions: int) -> list[int]:
     """The first offset that each partition still has. Raises KafkaException."""
     return _offsets(admin, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]

@@ -79,7 +79,7 @@ def _told(plan: RulesPlan, outcome: str) -> str:
     if outcome == "activated":
         return f"rules version {plan.wanted} decides epoch {plan.epoch.epoch} from these offsets on: {where}"
     return (
-        f"rules version {plan.wanted} would decide in place of {plan.in_force}, in epoch {plan.epoch.epoch}, from the log's end on"
-        f" (now {where})\nevery consumer must run a build that knows it before: one that does not leaves with exit status"
+        f"rules version {plan.wanted} would decide in place of {plan.in_force}, in epoch {plan.epoch.epoch}, from the log's end"
+        f" on (now {where})\nevery consumer must run a build that knows it before: one that does not leaves with exit status"
         f" {Exit.RULES_UNKNOWN.value} {Exit.RULES_UNKNOWN.name}"
     )

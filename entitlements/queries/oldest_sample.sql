@@ -1,5 +1,4 @@
--- When the oldest kept sample of the current epoch began.
+-- When the oldest kept sample began: of the oldest epoch that has one.
 SELECT seen_from FROM freshness_samples
- WHERE epoch = (SELECT max(epoch) FROM epochs)
- ORDER BY seen_from
+ ORDER BY epoch, seen_from
  LIMIT 1

@@ -41,7 +41,7 @@ def samples(connection: psycopg.Connection[Any]) -> list[tuple[datetime, datetim
 
 
 def test_without_a_sample_nothing_is_known(connection: psycopg.Connection[Any]) -> None:
-    assert covered_until(connection, 1) == (None, 0)
+    assert covered_until(connection) == (None, 0)
 
 
 def test_an_unchanged_end_moves_the_newest_sample_and_a_changed_one_adds_a_row(connection: psycopg.Connection[Any]) -> None:
@@ -54,7 +54,7 @@ def test_an_unchanged_end_moves_the_newest_sample_and_a_changed_one_adds_a_row(c
 def test_an_idle_log_is_covered_up_to_its_newest_sample(connection: psycopg.Connection[Any]) -> None:
     store_sample(connection, 1, at(0), [0, 0, 0, 0])
     store_sample(connection, 1, at(9), [0, 0, 0, 0])
-    assert covered_until(connection, 1) == (at(9), 0)
+    assert covered_until(connection) == (at(9), 0)
 
 
 def test_one_partition_that_is_behind_holds_the_time_back_and_the_others_do_not_help(
@@ -64,9 +64,9 @@ def test_one_partition_that_is_behind_holds_the_time_back_and_the_others_do_not_
     store_sample(connection, 1, at(1), [10, 4, 0, 0])
     store_sample(connection, 1, at(2), [20, 4, 0, 3])
     count_up_to(connection, 20, 3, 0, 3)
-    assert covered_until(connection, 1) == (at(0), 1)
+    assert covered_until(connection) == (at(0), 1)
     count_up_to(connection, 20, 4, 0, 3)
-    assert covered_until(connection, 1) == (at(2), 0)
+    assert covered_until(connection) == (at(2), 0)
 
 
 def test_a_fence_between_two_samples_covers_the_earlier_one(connection: psycopg.Connection[Any]) -> None:
@@ -74,13 +74,13 @@ def test_a_fence_between_two_samples_covers_the_earlier_one(connection: psycopg.
     store_sample(connection, 1, at(1), [10, 0, 0, 0])
     store_sample(connection, 1, at(2), [30, 0, 0, 0])
     count_up_to(connection, 15, 0, 0, 0)
-    assert covered_until(connection, 1) == (at(1), 15)
+    assert covered_until(connection) == (at(1), 15)
 
 
 def test_a_fence_beyond_the_newest_sample_covers_no_more_than_it(connection: psycopg.Connection[Any]) -> None:
     store_sample(connection, 1, at(1), [10, 0, 0, 0])
     count_up_to(connection, 99, 0, 0, 0)
-    assert covered_until(connection, 1) == (at(1), 0)
+    assert covered_until(connection) == (at(1), 0)
 
 
 def test_samples_of_a_clock_that_stepped_back_do_not_move_time_back(connection: psycopg.Connection[Any]) -> None:
@@ -95,5 +95,5 @@ def test_the_samples_are_bounded_and_the_newest_stay(
     monkeypatch.setattr(freshness, "SAMPLES_MAX", 3)
     for second in range(6):
         store_sample(connection, 1, at(second), [second, 0, 0, 0])
-    trim_samples(connection, 1)
+    trim_samples(connection)
     assert [ends[0] for _, _, ends in samples(connection)] == [3, 4, 5]

@@ -12,6 +12,7 @@ from aggregator.counting import Target
 from aggregator.reconciling import STALLED_AFTER_S, Reconciler
 from meterline_schemas.delta import CommitNote, Figures
 from meterline_schemas.types import Epoch, Offset
+from store.epochs import Epoch as LogEpoch
 from store.fences import Fence
 from store.group import GroupPosition
 
@@ -23,12 +24,14 @@ class World:
         self.fence, self.now = 10, 100.0
         self.note: int | None = 20
         self.repaired: list[tuple[int, str]] = []
-        monkeypatch.setattr(reconciling, "read_fences", lambda _, __: [Fence(1, 0, self.fence, 1, Figures(invalid=self.fence))])
+        self.epoch = LogEpoch(1, "usage.events", "c", "t", 1, (0,), None)
+        monkeypatch.setattr(reconciling, "all_epochs", lambda _: [self.epoch])
+        monkeypatch.setattr(reconciling, "read_fences", lambda _: [Fence(1, 0, self.fence, 1, Figures(invalid=self.fence))])
         monkeypatch.setattr("aggregator.reconciling.time.monotonic", lambda: self.now)
         connect: Any = lambda: _Connection()  # noqa: E731
-        self.reconciler = Reconciler(connect, self._committed, self, 1, threading.Event())  # type: ignore[arg-type]
+        self.reconciler = Reconciler(connect, self._committed, self, threading.Event())  # type: ignore[arg-type]
 
-    def _committed(self) -> dict[int, GroupPosition]:
+    def _committed(self, _: object) -> dict[int, GroupPosition]:
         if self.note is None:
             return {0: GroupPosition(99, "of somebody else's", None)}
         return {0: GroupPosition(self.note, "", CommitNote(Epoch(1), Offset(self.note), 1, Figures(invalid=self.note)))}
@@ -85,3 +88,14 @@ def test_time_spent_with_nothing_to_count_does_not_count_as_standing_still(world
     world.note = 20
     world.look(0.5)
     assert world.repaired == []
+
+
+def test_an_epoch_that_has_ended_is_looked_at_until_it_is_counted_to_its_end(world: World) -> None:
+    world.epoch = LogEpoch(1, "usage.events", "c", "t", 1, (0,), (20,))
+    world.look()
+    world.look(STALLED_AFTER_S)
+    assert [to for to, _ in world.repaired] == [20]
+    world.fence, world.note = 20, 30  # a late commit by a hand: past the end nothing is counted
+    world.look(STALLED_AFTER_S)
+    world.look(STALLED_AFTER_S)
+    assert len(world.repaired) == 1
