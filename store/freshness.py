@@ -57,9 +57,9 @@ def covered_until(connection: Connection[Any]) -> tuple[datetime | None, int]:
         "    (SELECT FROM unnest(s.ends, r.at) AS v(ended, counted) WHERE ended > counted)"
         "   ORDER BY seen_until DESC LIMIT 1) s),"
         "  (SELECT coalesce(sum(behind), 0) FROM fence) +"
-        "  (SELECT coalesce(sum(greatest(ended - counted, 0)), 0) FROM fence f CROSS JOIN LATERAL"
+        "  (SELECT coalesce(sum(greatest(v.log_end - v.counted, 0)), 0) FROM fence f CROSS JOIN LATERAL"
         "   (SELECT ends FROM freshness_samples s WHERE s.epoch = f.epoch ORDER BY seen_until DESC LIMIT 1) AS newest,"
-        "   unnest(newest.ends, f.at) AS v(ended, counted) WHERE f.epoch = (SELECT max(epoch) FROM epochs))"
+        "   unnest(newest.ends, f.at) AS v(log_end, counted) WHERE f.epoch = (SELECT max(epoch) FROM epochs))"
     ).fetchone()
     assert row is not None
     return row[0], int(row[1])

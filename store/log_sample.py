@@ -16,6 +16,7 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from meterline_schemas.event import Event, decode
+from meterline_schemas.ingest import ingested_ms
 from meterline_schemas.key import key_hash, murmur2, row_hash
 from meterline_schemas.quantity import format_quantity
 from meterline_schemas.rules import RULES
@@ -190,7 +191,8 @@ def _compare(check: Check, at: Position, row: Content, message: Message, rules: 
         headers = _read_headers(message) or []
     except (SystemError, UnicodeDecodeError):
         headers = [("schema-version", b"unreadable")]
-    event = decode(value, headers, message.timestamp()[1], RULES[version])
+    first_ms = ingested_ms(at.epoch, headers, message.timestamp()[1], RULES[version])
+    event = decode(value, headers, first_ms, RULES[version])
     where = {"position": str(at)}
     if not isinstance(event, Event):
         check.add("an admitted row of an invalid record", where, f"{event.reason}: {event.detail}", "admitted")
