@@ -32,7 +32,7 @@ from runtime.settings import Settings, variables
 from store import topics
 from store.epochs import Epoch, check_topic, current_epoch, rules_at
 from store.migrate import migrate_postgres
-from store.topic_state import describe
+from store.topic_state import describe, partitions_of
 
 WITHIN_S = 20.0
 
@@ -217,10 +217,14 @@ def test_a_found_topic_with_other_partitions_is_refused_with_the_setting_that_ta
     assert topics.apply(bare.model_copy(update={"topic_partitions": 3})).epoch.partitions == 3
 
 
-def test_deltas_with_other_partitions_than_events_are_refused(bare: Settings) -> None:
+def test_a_deltas_topic_with_too_few_partitions_grows_and_one_with_more_stands_as_wanted(bare: Settings) -> None:
     create(bare, bare.topic_deltas, 2)
-    with pytest.raises(MeterlineExit, match="as many as the events topic has"):
-        topics.apply(bare)
+    assert [d.action for d in topics.plan(bare) if d.topic == bare.topic_deltas and d.what == "partitions"] == ["alter"]
+    topics.apply(bare)
+    assert partitions_of(kafka.admin(bare), bare.topic_deltas) == 4
+    done(kafka.admin(bare).create_partitions([NewPartitions(bare.topic_deltas, 6)]))
+    until(lambda: partitions_of(kafka.admin(bare), bare.topic_deltas) == 6, "six")
+    assert topics.plan(bare) == []
 
 
 def test_other_replicas_are_left_to_people_and_writes_go_on(bare: Settings) -> None:

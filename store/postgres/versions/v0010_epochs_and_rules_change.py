@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from store.postgres.revision import run_sql_of
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 
 def upgrade() -> None:
