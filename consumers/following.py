@@ -45,8 +45,9 @@ class Decided:
 def decided_to_its_end(epoch: Epoch, committed: Mapping[int, tuple[int, str]], fences: Iterable[Fence]) -> Decided | None:
     """None while a partition has not come to the epoch's end, or the epoch goes on. Pure.
 
-    A partition has come there by its committed offset, with matching metadata, or by its fence: rows are stored before
-    either moves, and the group's offsets of a topic that nobody reads any more expire.
+    A partition has come there by its committed offset, with matching metadata; without that by its fence: rows are stored
+    before either moves, and the group's offsets of a topic that nobody reads any more expire. One that was rewound, after a
+    restore, has not: it is decided again.
     """
     if epoch.ends is None:
         return None
@@ -54,12 +55,9 @@ def decided_to_its_end(epoch: Epoch, committed: Mapping[int, tuple[int, str]], f
     for fence in sorted(fences, key=lambda fence: fence.partition):
         end = epoch.ends[fence.partition]
         at = start_of(epoch.epoch, committed.get(fence.partition), fence)
-        if at.offset == end:
-            figures.append(at.figures)
-        elif fence.next_offset == end:
-            figures.append(fence.figures)
-        else:
+        if at.offset != end:
             return None
+        figures.append(at.figures)
     return Decided(epoch, tuple(figures))
 
 

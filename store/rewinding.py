@@ -32,9 +32,10 @@ from runtime.settings import Settings
 from store import audit, group, topic_state
 from store.delta_log import DeltaLog, delta_log
 from store.epochs import all_epochs, check_topic, rules_at
+from store.event_log import rows_between
 from store.fences import Fence, read_fences
 from store.group import GroupPosition
-from store.invariants import epoch_beginnings, rows_below
+from store.invariants import epoch_beginnings
 
 STATEMENT_TIMEOUT_S = 900.0
 
@@ -142,7 +143,8 @@ def _furthest_held(
 
     def held(offset: int, figures: Figures) -> bool:
         at = Fence(epoch, partition, offset, 0, figures)
-        return rows_below(client, at, beginning.offset) == (figures.admitted, figures.hash_sum) and (
+        rows = rows_between(client, epoch, partition, beginning.offset, offset)
+        return rows == (figures.admitted, figures.hash_sum) and (
             aged or _rejects_below(client, at) == (figures.invalid, figures.conflict)
         )
 
