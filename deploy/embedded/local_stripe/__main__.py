@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deploy.embedded.local_stripe.app import LocalStripe
 from deploy.embedded.local_stripe.state import Busy, Keeper
@@ -22,6 +23,14 @@ from deploy.embedded.local_stripe.state import Busy, Keeper
 HOST = "127.0.0.1"
 STOP_WITHIN_S = 5
 CONNECTIONS_MAX = 512
+
+
+class Protocol(HttpToolsProtocol):
+    """Lets the application close a connection without an answer, or in the middle of one."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["hang_up"] = self.transport.close  # type: ignore[typeddict-unknown-key]
 
 
 def main(arguments: list[str]) -> int:
@@ -62,7 +71,8 @@ def main(arguments: list[str]) -> int:
         server = uvicorn.Server(
             uvicorn.Config(
                 LocalStripe(keeper, options.key),
-                lifespan="off",
+                http=Protocol,
+                lifespan="on",
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -1,7 +1,7 @@
-"""The HTTP side: bounded reading, the key, idempotency, one call at a time per customer and meter, and Stripe's headers.
+"""The HTTP side: bounded reading, the key, idempotency, one call at a time per customer and meter, faults, Stripe's headers.
 
-Admin paths begin with `/__local/` and speak JSON; `health` is open, the others want the key, for a page in a browser can
-post to this port too.
+`/v1` speaks forms, `/v2` JSON. Admin paths begin with `/__local/` and speak JSON; `health` is open, the others want the key,
+for a page in a browser can post to this port too.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import hmac
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
-from deploy.embedded.local_stripe import forms, idempotency, routes
-from deploy.embedded.local_stripe.faults import Faults
+from deploy.embedded.local_stripe import forms, idempotency, meter_event_fates, routes, timeline
+from deploy.embedded.local_stripe.delivering import Delivering
+from deploy.embedded.local_stripe.events import API_VERSION
+from deploy.embedded.local_stripe.faults import HEADER, Faults
 from deploy.embedded.local_stripe.identity import new_id
 from deploy.embedded.local_stripe.problems import Answer, Problem, wrong
-from deploy.embedded.local_stripe.state import Busy, Keeper, State
+from deploy.embedded.local_stripe.state import Busy, Keeper, State, Work
 
 BODY_BYTES_MAX = 1 << 20
 BODY_WAIT_S = 30
 CLOCK_MIN, CLOCK_MAX = 0, 253_402_300_799
-API_VERSION = "2026-10-28.endive"
+METER_EVENTS = "/v1/billing/meter_events"
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -43,19 +45,31 @@ class LocalStripe:
         self._key = key.encode()
         self._faults = Faults()
         self._in_flight: set[tuple[str, ...]] = set()
+        self._delivering: Delivering | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request. Its answer always has Stripe's shape."""
+        """One request, whose answer always has Stripe's shape; or the life of the process, with webhooks beside it."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
         if scope["type"] != "http":
             raise RuntimeError(f"only http is served, not {scope['type']}")
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = new_id("req")
+        fault: str | None = None
         try:
-            answer = await self._answer(scope, headers, receive, request_id)
+            if scope["method"] == "POST":
+                fault = self._faults.drawn(str(scope["path"]), headers.get(HEADER))
+            answer = await self._answer(scope, headers, receive, request_id, fault)
         except Problem as problem:
             answer = problem.answer()
         except Busy as busy:
             answer = Problem(str(busy), status=429, code="rate_limit").answer()
+        if self._delivering is not None:
+            self._delivering.wake()
+        if fault == "drop":
+            await _hang_up(scope, receive)
+            return
         body = json.dumps(answer.body).encode()
         await send(
             {
@@ -75,9 +89,26 @@ class LocalStripe:
                 ],
             }
         )
+        if fault == "cut":
+            await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+            await _hang_up(scope, receive)
+            return
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive, request_id: str) -> Answer:
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._delivering = Delivering(self._keeper, lambda: self._faults)
+        task = asyncio.create_task(self._delivering.run())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(
+        self, scope: Scope, headers: dict[str, str], receive: Receive, request_id: str, fault: str | None
+    ) -> Answer:
         method, path, query = str(scope["method"]), str(scope["path"]), bytes(scope["query_string"])
         if (method, path) == ("GET", "/__local/health"):
             return Answer(200, {"status": "ok"})
@@ -91,23 +122,37 @@ class LocalStripe:
         if _VERSION.fullmatch(headers.get("stripe-version", API_VERSION)) is None:
             raise Problem(f"Invalid Stripe API version: {headers['stripe-version'][:40]}")
         if method != "POST":
-            if self._faults.latency_ms:
-                await asyncio.sleep(self._faults.latency_ms / 1000)
-            return await self._keeper.do(call.work(forms.parse(query)))
-        kind = headers.get("content-type", "application/x-www-form-urlencoded").split(";")[0].strip().lower()
-        if kind != "application/x-www-form-urlencoded":
-            raise Problem(f"Invalid request: POST to /v1 wants application/x-www-form-urlencoded, not {kind[:80]}")
-        params = forms.parse(body)
-        work = call.work(params)
+            # The SDK sends the parameters of a DELETE in the query as well.
+            await asyncio.sleep(self._faults.latency_ms / 1000)
+            return await self._keeper.do(timeline.timely(call.work(forms.parse(query))))
+        params = _params(path, headers, body)
+        if fault == "rate_limit":
+            raise Problem("Too many requests; this one was chosen to say so.", status=429, code="rate_limit")
+        if fault == "conflict":
+            raise Problem("Another request is changing this object.", status=409, code="lock_timeout")
+        work = self._faulty(call.work(params), path, fault)
         key = headers.get("idempotency-key")
         if key is not None:
             if not 1 <= len(key) <= idempotency.KEY_CHARS_MAX:
                 raise wrong("Idempotency-Key", f"want 1 to {idempotency.KEY_CHARS_MAX} characters")
             work = idempotency.once(work, key, idempotency.fingerprint(method, path, body), request_id)
         with self._alone(path, params, key):
-            if self._faults.latency_ms:
-                await asyncio.sleep(self._faults.latency_ms / 1000)
-            return await self._keeper.do(work)
+            await asyncio.sleep(self._faults.latency_ms / 1000)
+            answer = await self._keeper.do(timeline.timely(work))
+            if fault == "slow":
+                await asyncio.sleep(self._faults.slow_ms / 1000)
+            return answer
+
+    def _faulty(self, work: Work, path: str, fault: str | None) -> Work:
+        """The work with what a fault makes of it."""
+        if fault == "error":
+            return _broken
+        if path == METER_EVENTS:
+            if fault == "reject":
+                return meter_event_fates.found_wrong(work)
+            if self._faults.aggregation_delay_s:
+                return meter_event_fates.counts_later(work, self._faults.aggregation_delay_s)
+        return work
 
     def _authorize(self, given: str) -> None:
         scheme, _, credential = given.partition(" ")
@@ -141,7 +186,7 @@ class LocalStripe:
                     should_retry=True,
                 )
             marks.append(mark)
-        if path == "/v1/billing/meter_events":
+        if path == METER_EVENTS:
             payload = params.get("payload")
             customer = payload.get("stripe_customer_id") if isinstance(payload, dict) else None
             if isinstance(customer, str):
@@ -166,11 +211,13 @@ class LocalStripe:
         if path == "/__local/faults" and method in ("GET", "POST"):
             if method == "POST":
                 try:
-                    self._faults.set(wanted)
+                    self._faults = Faults.wanted(wanted)
                 except ValueError as error:
                     raise Problem(str(error)) from None
             return Answer(200, self._faults.shown())
-        raise Problem(f"Unrecognized admin URL ({method}: {path[:200]}); there are health, clock and faults.", status=404)
+        if (method, path) == ("GET", "/__local/deliveries"):
+            return await self._keeper.do(_deliveries)
+        raise Problem(f"No admin URL {method} {path[:200]}; there are health, clock, faults and deliveries.", status=404)
 
 
 def _set_clock(state: State, wanted: dict[str, object], change: bool) -> Answer:
@@ -188,6 +235,31 @@ def _set_clock(state: State, wanted: dict[str, object], change: bool) -> Answer:
         else:
             state.clock.run()
     return Answer(200, {"now": state.clock.now()})
+
+
+def _deliveries(state: State) -> Answer:
+    """How many webhooks wait, are done, and were given up."""
+    found = dict(state.database.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
+    return Answer(200, {name: found.get(name, 0) for name in ("waiting", "done", "dead")})
+
+
+def _broken(state: State) -> Answer:
+    raise Problem("Something went wrong; this request was chosen for it.", status=500, kind="api_error")
+
+
+def _params(path: str, headers: dict[str, str], body: bytes) -> forms.Params:
+    kind = headers.get("content-type", "application/x-www-form-urlencoded").split(";")[0].strip().lower()
+    wanted = "application/json" if path.startswith("/v2/") else "application/x-www-form-urlencoded"
+    if kind != wanted:
+        raise Problem(f"Invalid request: POST to {path[:3]} wants {wanted}, not {kind[:80]}")
+    return forms.of_json(_json(body)) if path.startswith("/v2/") else forms.parse(body)
+
+
+async def _hang_up(scope: Scope, receive: Receive) -> None:
+    """Closes the connection after what was sent so far, and waits until it is closed."""
+    scope["hang_up"]()
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _json(body: bytes) -> dict[str, object]:

@@ -67,6 +67,21 @@ def _put(params: Params, key: str, value: str) -> None:
     here[last] = value
 
 
+def of_json(document: dict[str, object]) -> Params:
+    """A JSON object as the same nested dictionaries, lists by their numbers, so that `/v2` and `/v1` are read alike."""
+    return {name: _of_json(value, name, 1) for name, value in document.items() if value is not None}
+
+
+def _of_json(value: object, name: str, depth: int) -> str | Params:
+    if depth > DEPTH_MAX:
+        raise Problem(f"Parameter {name} is nested deeper than {DEPTH_MAX}.")
+    if isinstance(value, list):
+        value = {str(number): item for number, item in enumerate(value)}
+    if isinstance(value, dict):
+        return {str(key): _of_json(inner, name, depth + 1) for key, inner in value.items() if inner is not None}
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def only(params: Params, names: Iterable[str]) -> None:
     """Refuses parameters beside `names`; `expand` is taken everywhere and does nothing."""
     allowed = {*names, "expand"}
@@ -135,3 +150,55 @@ def choice_of(params: Params, name: str, choices: Iterable[str]) -> str | None:
     if value is not None and value not in allowed:
         raise wrong(name, f"must be one of {', '.join(allowed)}")
     return value
+
+
+def flag_of(params: Params, name: str) -> bool | None:
+    """A parameter as a boolean, None when it is absent."""
+    value = text_of(params, name)
+    if value is None or value == "":
+        return None
+    if value not in ("true", "false"):
+        raise Problem(f"Invalid boolean: {value[:40]}", code="parameter_invalid", param=name)
+    return value == "true"
+
+
+def inner_of(params: Params, name: str) -> Params:
+    """A parameter as a map that may nest; empty when it is absent or cleared."""
+    value = params.get(name, {})
+    if isinstance(value, str):
+        if value == "":
+            return {}
+        raise wrong(name, "want a map")
+    return value
+
+
+def rows_of(params: Params, name: str) -> list[Params]:
+    """A parameter as a list of maps, in the order of its numbers: `items[0][price]=...`."""
+    rows: list[Params] = []
+    for key, row in _in_order(inner_of(params, name), name):
+        if isinstance(row, str):
+            raise wrong(f"{name}[{key}]", "want a map")
+        rows.append(row)
+    return rows
+
+
+def texts_of(params: Params, name: str) -> list[str]:
+    """A parameter as a list of strings."""
+    texts: list[str] = []
+    for key, text in _in_order(inner_of(params, name), name):
+        if isinstance(text, dict):
+            raise wrong(f"{name}[{key}]", "want a string")
+        texts.append(text)
+    return texts
+
+
+def _in_order(given: Params, name: str) -> list[tuple[str, str | Params]]:
+    for key in given:
+        if not key.isdigit() or len(key) > 4:
+            raise wrong(f"{name}[{key[:20]}]", "want a list, numbered from 0")
+    return sorted(given.items(), key=lambda item: int(item[0]))
+
+
+def expands(params: Params, field: str) -> bool:
+    """Whether the answer shall hold a field that is left out by default; of a list, `data.` stands before it."""
+    return bool({field, f"data.{field}"} & set(texts_of(params, "expand")))

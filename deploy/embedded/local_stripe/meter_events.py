@@ -112,17 +112,20 @@ def summaries(state: State, params: forms.Params, meter_id: str) -> Answer:
 
 
 def aggregated(state: State, meter: dict[str, object], customer: str, start: int, end: int) -> int | None:
-    """The meter's formula over the events of [start, end), None where there is none.
+    """The meter's formula over the events of [start, end) that count by now, None where there is none.
 
     Where the meter has an event_time_window, only the event that was received last in each window is there.
     """
     aggregation = meter["default_aggregation"]
     assert isinstance(aggregation, dict)
     window = meter["event_time_window"]
-    kept = "SELECT seq, at, value FROM meter_events WHERE meter = :meter AND customer = :customer AND at >= :start AND at < :end"
+    kept = (
+        "SELECT seq, at, value FROM meter_events WHERE meter = :meter AND customer = :customer AND at >= :start AND at < :end"
+        " AND NOT EXISTS (SELECT 1 FROM meter_events_withheld w WHERE w.event = seq AND coalesce(w.until > :now, TRUE))"
+    )
     if isinstance(window, str):
         kept = f"SELECT max(seq) AS seq, at, value FROM ({kept}) GROUP BY at / {meters.WINDOWS[window]}"
-    found = {"meter": meter["id"], "customer": customer, "start": start, "end": end}
+    found = {"meter": meter["id"], "customer": customer, "start": start, "end": end, "now": state.clock.now()}
     if aggregation["formula"] == "last":
         row = state.database.execute(f"SELECT value FROM ({kept}) ORDER BY at DESC, seq DESC LIMIT 1", found).fetchone()
         return None if row is None else int(row[0])
