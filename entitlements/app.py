@@ -22,6 +22,7 @@ from access.verifiers import Gate
 from entitlements.bodies import read_body
 from entitlements.checks import Checks
 from entitlements.counted import Fences, timeout_of
+from entitlements.direct import Direct, Endpoint
 from entitlements.edge import Edge
 from entitlements.freshness import Freshness
 from entitlements.kafka_sink import KafkaSink
@@ -167,10 +168,14 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
         ("GET", "/ready", ready),
         ("GET", "/metrics", metrics_text),
     ]
+    ways: dict[tuple[str, str], Endpoint] = {}
     for method, path, endpoint in routes:
         allowed = PERMISSIONS[method, path]
         handler = endpoint if allowed is None else _guarded(deps.gate, allowed, endpoint)
+        ways[method, path] = handler
         app.add_api_route(path, handler, methods=[method], response_class=Response, response_model=None)
+    # Each that is added stands outside those before it: Edge, CORS, Direct, FastAPI.
+    app.add_middleware(Direct, ways=ways)
     origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
     if origins:
         app.add_middleware(
@@ -180,7 +185,6 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Service-Secret", "X-Request-Id", "Traceparent"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    # Added last, so it stands outermost.
     app.add_middleware(Edge)
     return app
 

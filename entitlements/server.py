@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import psycopg
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from access.gates import somebody_may_come_in, told_of
@@ -52,7 +53,8 @@ def run(settings: Settings, stop: Stop, *, host: str | None = None, port: int | 
         where = {"host": address[0], "port": address[1]}
         if dev:
             logger.warning("development server: whoever reaches it may do everything, without credentials", extra=where)
-        asyncio.run(_serve(settings, stop, listener, dev=dev))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, stop, listener, dev=dev))
     logger.info("stopped")
 
 
@@ -70,6 +72,8 @@ async def _answer(settings: Settings, stop: Stop, listener: socket.socket, app: 
         log_config=None,
         access_log=False,
         server_header=False,
+        # Nothing here looks at the address or the scheme that a request came by.
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=CONNECTIONS_MAX,
         backlog=BACKLOG,

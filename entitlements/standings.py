@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -52,6 +52,14 @@ class Found:
     """The first day of the next period, YYYY-MM-DD; None where nothing resets."""
 
 
+def array(texts: Iterable[str | None]) -> str:
+    """A Postgres array as its text, which is made several times as fast as psycopg makes it of a list."""
+    return "{" + ",".join(["NULL" if text is None else f'"{text.translate(_ESCAPED)}"' for text in texts]) + "}"
+
+
+_ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"'})
+
+
 @dataclass(frozen=True)
 class Windows:
     """The running periods of one day, as the statement wants them."""
@@ -71,8 +79,8 @@ class Windows:
                 "day_end": day.end,
                 "month_start": month.start,
                 "month_end": month.end,
-                "billing_starts": [period.start for period in billing],
-                "billing_ends": [period.end for period in billing],
+                "billing_starts": array(period.start.isoformat() for period in billing),
+                "billing_ends": array(period.end.isoformat() for period in billing),
             },
         )
 
@@ -120,10 +128,10 @@ class Standings:
 
     def _parameters(self, asks: Sequence[Ask]) -> dict[str, Any]:
         return {
-            "tenants": [ask.tenant_id for ask in asks],
-            "types": [ask.usage_type for ask in asks],
-            "features": [ask.feature for ask in asks],
-            "users": [ask.user_id for ask in asks],
+            "tenants": array(ask.tenant_id for ask in asks),
+            "types": array(ask.usage_type for ask in asks),
+            "features": array(ask.feature for ask in asks),
+            "users": array(ask.user_id for ask in asks),
             **self._running().parameters,
         }
 

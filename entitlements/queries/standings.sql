@@ -5,24 +5,24 @@
 -- Every table is read by its primary key; the counters by one range of it, at most a period's days, and by a second one, of
 -- the days of its grants, where a tenant has any. What a tenant has of its own stands in place of its plan's. What is held is read in
 -- the same statement as the counters, so that a settled quantity is seen in one of them, never in neither.
-SELECT t.tenant_id IS NOT NULL                AS tenant_known,
-       t.plan_id IS NOT NULL                  AS has_plan,
-       t.status                               AS status,
-       t.subscription_status                  AS subscription_status,
-       coalesce(tf.enabled, f.enabled)        AS feature_enabled,
-       l.usage_type IS NOT NULL               AS in_plan,
-       trunc(l.quantity * 1000000)::text      AS limit_micros,
-       l.hard                                 AS hard,
-       trunc(counted.quantity * 1000000)::text AS used_micros,
-       period.ends::text                      AS resets_on,
-       trunc(reserved.quantity * 1000000)::text AS reserved_micros,
-       l.when_unavailable                     AS when_unavailable,
-       trunc(u.credits * 1000000000000)::text AS credits_price,
-       trunc(b.balance * 1000000)::text       AS credits_balance,
-       CASE WHEN extra.grants IS NOT NULL THEN l.period END AS grants_period,
-       t.anchor_day                           AS anchor_day,
-       extra.grants                           AS grants,
-       extra.used                             AS grants_used
+SELECT t.tenant_id IS NOT NULL,                              -- tenant_known
+       t.plan_id IS NOT NULL,                                -- has_plan
+       t.status,                                             -- status
+       t.subscription_status,                                -- subscription_status
+       coalesce(tf.enabled, f.enabled),                      -- feature_enabled
+       l.usage_type IS NOT NULL,                             -- in_plan
+       trunc(l.quantity * 1000000)::text,                    -- limit_micros
+       l.hard,                                               -- hard
+       trunc(counted.quantity * 1000000)::text,              -- used_micros
+       period.ends::text,                                    -- resets_on
+       trunc(reserved.quantity * 1000000)::text,             -- reserved_micros
+       l.when_unavailable,                                   -- when_unavailable
+       trunc(u.credits * 1000000000000)::text,               -- credits_price
+       trunc(b.balance * 1000000)::text,                     -- credits_balance
+       CASE WHEN extra.grants IS NOT NULL THEN l.period END, -- grants_period
+       t.anchor_day,                                         -- anchor_day
+       extra.grants,                                         -- grants
+       extra.used                                            -- grants_used
   FROM unnest(%(tenants)s::text[], %(types)s::text[], %(features)s::text[], %(users)s::text[])
        WITH ORDINALITY AS asked (tenant_id, usage_type, feature, user_id, place)
   LEFT JOIN LATERAL (
