@@ -27,6 +27,7 @@ from entitlements.edge import Edge
 from entitlements.freshness import Freshness
 from entitlements.kafka_sink import KafkaSink
 from entitlements.last_known import LastKnown
+from entitlements.log_epochs import LogEpochs
 from entitlements.models import ENCODER, Health
 from entitlements.names import KnownNames
 from entitlements.openapi import document
@@ -39,6 +40,7 @@ from entitlements.standings import Standings
 from entitlements.store import Store
 from entitlements.summaries import Summaries, page_size
 from entitlements.usage import Recorder
+from entitlements.waiting import Waiting
 from runtime import trace
 from runtime.settings import Settings
 
@@ -55,12 +57,14 @@ class Dependencies:
     store: Store
     gate: Gate
     sink: UsageSink
+    epochs: LogEpochs
 
 
 def dependencies(settings: Settings, *, dev: bool = False, sink: UsageSink | None = None) -> Dependencies:
     """The real ones, not yet connected. `dev` lets in who shows no credentials; the caller sees to it that it is loopback."""
     store = Store(settings)
-    return Dependencies(store, gate_of(settings, store.pool, dev=dev), sink or KafkaSink(settings, store))
+    epochs = LogEpochs(store)
+    return Dependencies(store, gate_of(settings, store.pool, dev=dev), sink or KafkaSink(settings, epochs), epochs)
 
 
 def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], None] = lambda: None) -> FastAPI:
@@ -72,7 +76,8 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
     # Half of the connections at most: who waits for a busy tenant's lock must not keep everybody's checks waiting.
     reserving_max = max(1, settings.postgres_pool_max // 2)
     reservations = Reservations(deps.store, standings, settings.topic_events, reserving_max, promised)
-    recorder = Recorder(deps.sink, KnownNames(deps.store), Fences(deps.store))
+    waiting = Waiting(Fences(deps.store), deps.epochs, deps.sink)
+    recorder = Recorder(deps.sink, KnownNames(deps.store), waiting)
     summaries = Summaries(deps.store, freshness)
     readiness = Readiness(deps.store, deps.sink, deps.gate)
 

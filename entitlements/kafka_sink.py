@@ -17,10 +17,9 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from entitlements.log_epochs import LogEpochs
 from entitlements.models import Position
-from entitlements.queries import statement
 from entitlements.sink import SinkAway, SinkRefused, Usage
-from entitlements.store import Store
 from meterline.errors import EmitError
 from meterline.producer import Producer
 from meterline.receipts import Receipt
@@ -67,12 +66,10 @@ def draft_of(usage: Usage) -> EventDraft:
 class KafkaSink:
     """Publishes to the events topic. For one event loop; nothing connects before `open`."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, epochs: LogEpochs) -> None:
         self._settings = settings
-        self._store = store
+        self._epochs = epochs
         self._topic = settings.topic_events
-        self._epoch_sql = statement("epoch")
-        self._epoch: int | None = None
         self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
         self._outstanding = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,12 +96,12 @@ class KafkaSink:
         self._thread.start()
 
     async def publish(self, usage: Usage) -> Position | None:
-        if self._loop is None:
+        if self._loop is None or self._producer is None:
             raise SinkAway("The server is not ready yet; try again shortly.")
         if self._outstanding >= OUTSTANDING_MAX:
             raise SinkAway("Too many events wait for the log; nothing was recorded. Try again shortly.")
         # Before the event leaves: an acknowledged event must not be answered with an error.
-        epoch = await self._epoch_of_topic()
+        await self._follow(self._producer)
         answer: asyncio.Future[Receipt] = self._loop.create_future()
         answer.add_done_callback(_seen)
         self._outstanding += 1
@@ -121,7 +118,7 @@ class KafkaSink:
             self._outstanding -= 1
         if receipt.position is None:
             return None
-        return Position(epoch, receipt.position.partition, receipt.position.offset)
+        return Position(self._epochs.of_topic(receipt.position.topic), receipt.position.partition, receipt.position.offset)
 
     async def problem(self) -> str | None:
         return await asyncio.to_thread(self._look)
@@ -137,14 +134,14 @@ class KafkaSink:
         self._thread.join(within_s / 2)
         producer.close(within_s / 2)
 
-    async def _epoch_of_topic(self) -> int:
-        """The topic's epoch, which never changes. Raises StoreAway, SinkAway."""
-        if self._epoch is None:
-            rows = await self._store.rows("epoch", self._epoch_sql, {"topic": self._topic})
-            if not rows:
-                raise SinkAway("The events topic is not set up; run `meterline topics apply`.")
-            self._epoch = int(rows[0][0])
-        return self._epoch
+    async def _follow(self, producer: Producer) -> None:
+        """Turns to the newest epoch's topic. Raises StoreAway, SinkAway."""
+        newest = await self._epochs.newest()
+        if newest is None:
+            raise SinkAway("The events topic is not set up; run `meterline topics apply`.")
+        if newest.topic != self._topic:
+            self._topic = newest.topic
+            producer.redirect(newest.topic)
 
     def _emit_until_closed(self) -> None:
         assert self._producer is not None

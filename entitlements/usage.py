@@ -16,11 +16,11 @@ from msgspec import UNSET
 
 from access.principals import AccessRefused, Principal, require_source, require_tenant
 from entitlements.bodies import parse_items, readable
-from entitlements.counted import Fences
 from entitlements.models import EVENTS_MAX, Position, UsageAnswer, UsageBatchAnswer, UsageBatchRequest, UsageResult
 from entitlements.names import KnownNames
 from entitlements.problems import Problem
 from entitlements.sink import SinkAway, SinkRefused, Usage, UsageSink
+from entitlements.waiting import Waiting
 from meterline_schemas.event import Event, Invalid, decode
 from meterline_schemas.rules import NEWEST_RULES, RULES
 from runtime import metrics
@@ -75,11 +75,15 @@ class Recorder:
     """Takes usage. Raises Problem, AccessRefused or StoreAway; what it raises for was not recorded."""
 
     def __init__(
-        self, sink: UsageSink, names: KnownNames, fences: Fences, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self,
+        sink: UsageSink,
+        names: KnownNames,
+        waiting: Waiting,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._sink = sink
         self._names = names
-        self._fences = fences
+        self._waiting = waiting
         self._now_ms = now_ms
 
     async def one(self, body: bytes, principal: Principal, traceparent: str, wait_s: float | None) -> UsageAnswer:
@@ -90,8 +94,9 @@ class Recorder:
         except (Problem, AccessRefused):
             metrics.USAGE_TAKEN.labels("refused").inc()
             raise
+        usage = Usage(event, _occurred_at(body), traceparent)
         try:
-            position = await self._sink.publish(Usage(event, _occurred_at(body), traceparent))
+            position = await self._sink.publish(usage)
         except SinkRefused as refused:
             metrics.USAGE_TAKEN.labels("refused").inc()
             raise Problem.of_reason(refused.reason, str(refused)) from refused
@@ -103,8 +108,9 @@ class Recorder:
         if position is not None:
             answer.position = position
         if wait_s is not None:
-            positions = [] if position is None else [position]
-            answer.counted = any(await self._fences.counted(positions, wait_s))
+            answer.counted = False
+            if position is not None:
+                ((answer.position, answer.counted),) = await self._waiting.counted([(usage, position)], wait_s)
         extra = {"principal": principal.name, "source_entity_id": event.source_entity_id, "state": answer.state}
         logger.info("usage taken", extra=extra)
         return answer
@@ -130,7 +136,7 @@ class Recorder:
             )
         )
         if wait_s is not None:
-            await self._note_counted(results, wait_s)
+            await self._note_counted(results, taken, items, traceparent, wait_s)
         if all(result.status == 503 for result in results):
             # Not one was taken, and for our reasons: the whole batch may be sent again as it is.
             raise Problem.try_again("log_unavailable", str(results[0].detail))
@@ -160,11 +166,21 @@ class Recorder:
         metrics.USAGE_TAKEN.labels("acked").inc()
         return UsageResult(index, "acked", position=position)
 
-    async def _note_counted(self, results: Sequence[UsageResult], wait_s: float) -> None:
-        acked = [result for result in results if isinstance(result.position, Position)]
-        counted = await self._fences.counted([result.position for result in acked if result.position is not UNSET], wait_s)
-        for result in results:
-            if result.state == "spooled":
+    async def _note_counted(
+        self,
+        results: Sequence[UsageResult],
+        taken: Sequence[Event | Problem],
+        values: Sequence[bytes],
+        traceparent: str,
+        wait_s: float,
+    ) -> None:
+        acked: list[UsageResult] = []
+        published: list[tuple[Usage, Position]] = []
+        for result, event, value in zip(results, taken, values, strict=True):
+            if isinstance(event, Event) and isinstance(result.position, Position):
+                acked.append(result)
+                published.append((Usage(event, _occurred_at(value), traceparent), result.position))
+            elif result.state == "spooled":
                 result.counted = False
-        for result, held in zip(acked, counted, strict=True):
-            result.counted = held
+        for result, (position, counted) in zip(acked, await self._waiting.counted(published, wait_s), strict=True):
+            result.position, result.counted = position, counted

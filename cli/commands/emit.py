@@ -19,6 +19,7 @@ from runtime.settings import load_settings
 
 if TYPE_CHECKING:
     from meterline import EmitError, InvalidEvent, Producer, Receipt
+    from runtime.settings import Settings
 
 _BATCH = 2_000
 _REACHABLE_WITHIN_S = 10.0
@@ -58,7 +59,7 @@ def command(file: BinaryIO, as_json: bool, spool: bool, timeout_s: float) -> Non
     summary = Summary()
     with Producer(
         librdkafka_config(settings),
-        settings.topic_events,
+        _topic(settings),
         spool_dir=settings.spool_dir if spool else None,
         spool_bytes_max=settings.spool_bytes_max,
         delivery_timeout_s=timeout_s,
@@ -81,6 +82,21 @@ def command(file: BinaryIO, as_json: bool, spool: bool, timeout_s: float) -> Non
         )
     if summary.acked < summary.lines:
         sys.exit(Exit.FAILED)
+
+
+def _topic(settings: Settings) -> str:
+    """The newest epoch's. Where nobody can say it, the one of the settings: from an older epoch's, events are forwarded."""
+    import psycopg
+
+    from runtime import postgres
+    from store.epochs import current_epoch
+
+    try:
+        with postgres.connect(settings) as connection:
+            epoch = current_epoch(connection)
+    except psycopg.Error:
+        return settings.topic_events
+    return settings.topic_events if epoch is None else epoch.topic
 
 
 def _send_all(file: BinaryIO, producer: Producer, summary: Summary) -> None:

@@ -67,7 +67,7 @@ class Link:
 
         def report(error: Any, message: Any) -> None:
             if error is None:
-                on_answer(Position(message.partition(), message.offset(), message.timestamp()[1]))
+                on_answer(Position(message.topic(), message.partition(), message.offset(), message.timestamp()[1]))
             else:
                 if error.fatal():
                     self._fatal.set()
@@ -83,6 +83,10 @@ class Link:
             self._fatal.set()
             return False
         return True
+
+    def redirect(self, topic: str) -> None:
+        """From now on records go to `topic`; those queued before still go where they were meant to."""
+        self._topic = topic
 
     def poll(self, timeout_s: float) -> None:
         """Serves answers for up to `timeout_s`. One thread calls this, all the time."""

@@ -179,6 +179,14 @@ class Producer:
                 answers.append(error)
         return answers
 
+    def redirect(self, topic: str) -> None:
+        """From now on events go to `topic`, those that wait on disk too; for a log that has gone over to a new one.
+
+        What is under way already is acknowledged where it was sent to: its Receipt says where.
+        """
+        self.topic = topic
+        self._link.redirect(topic)
+
     def flush(self, timeout_s: float) -> int:
         """Waits until every event taken so far has its answer, at most `timeout_s`; returns how many have none yet."""
         with self._state:

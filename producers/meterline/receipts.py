@@ -10,6 +10,7 @@ from typing import Literal
 class Position:
     """Where the log put the record."""
 
+    topic: str
     partition: int
     offset: int
     timestamp_ms: int

@@ -18,12 +18,14 @@ from entitlements.bodies import asked_quantity, parse, parse_items, read_body, r
 from entitlements.counted import Fences, timeout_of
 from entitlements.edge import Edge
 from entitlements.freshness import NEWEST, Freshness
+from entitlements.log_epochs import LogEpochs
 from entitlements.models import CheckBatchRequest, CheckRequest, Position, number
 from entitlements.names import KNOWN_FOR_S, KnownNames
 from entitlements.problems import Problem
 from entitlements.standings import STATEMENTS_MAX, TOGETHER_MAX, Ask, Standings, Windows
 from entitlements.store import Store, StoreAway
 from entitlements.usage import Recorder
+from entitlements.waiting import Waiting
 from runtime.settings import Settings
 from tests.fakes.usage_sink import MemorySink
 
@@ -323,7 +325,7 @@ def test_a_sink_that_is_away_is_503_and_one_that_spools_says_so() -> None:
     async def run() -> None:
         store = FakeStore()
         sink = MemorySink()
-        recorder = Recorder(sink, KnownNames(store), Fences(store))
+        recorder = Recorder(sink, KnownNames(store), Waiting(Fences(store), LogEpochs(store), sink))
         anybody = Principal("service", "test", source_services=frozenset({"*"}))
         body = b'{"tenantId":"tnt_1","usageType":"DEEP","quantity":1,"sourceService":"s","sourceEntityId":"e"}'
         sink.away = True
@@ -344,7 +346,7 @@ def test_another_tenants_usage_is_answered_as_not_found_before_it_is_looked_up()
     async def run() -> None:
         store = FakeStore()
         sink = MemorySink()
-        recorder = Recorder(sink, KnownNames(store), Fences(store))
+        recorder = Recorder(sink, KnownNames(store), Waiting(Fences(store), LogEpochs(store), sink))
         bound = Principal("service", "bound", tenant_id="tnt_9", source_services=frozenset({"*"}))
         item = b'{"tenantId":"tnt_1","usageType":"DEEP","quantity":1,"sourceService":"s","sourceEntityId":"e"}'
         answer = await recorder.batch(b"[" + item + b"]", bound, "", None)

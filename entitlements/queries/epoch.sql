@@ -1,2 +1,0 @@
--- The epoch that a topic is.
-SELECT epoch FROM epochs WHERE topic = %(topic)s
