@@ -25,9 +25,11 @@ from runtime import clickhouse, kafka, postgres
 from runtime.exits import MeterlineExit
 from runtime.settings import Settings, SettingsError, variables
 from store import catalog, topics
+from store.epoch_lives import lives
 from store.epochs import current_epoch
 from store.migrate import clickhouse_version, postgres_revision
 from store.remedies import one_line, postgres_away
+from store.rules_change import in_force
 
 DAY_MS = 86_400_000
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -221,9 +223,16 @@ def epoch(settings: Settings) -> Answer:
     """From where events are counted."""
     with postgres.connect(settings) as connection:
         standing = current_epoch(connection)
-    if standing is None:
-        return failed("no epoch is recorded: consumers do not know from where to count", "run `meterline topics apply`")
-    return ok(f"epoch {standing.epoch}: {standing.topic}, {standing.partitions} partitions")
+        if standing is None:
+            return failed("no epoch is recorded: consumers do not know from where to count", "run `meterline topics apply`")
+        version = in_force(connection, standing)
+    if version not in RULES:
+        return failed(f"rules version {version} is in force, which this build lacks", "deploy a build that knows it")
+    found = [life for life in lives(settings) if life.state != "retired"]
+    told = "; ".join(life.line() for life in found)
+    if any(life.to_forward for life in found):
+        return warning(told, "see that a consumer runs, for it forwards; move producers to the newest topic")
+    return ok(told)
 
 
 # -- ClickHouse ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from runtime import kafka, postgres
 from runtime.settings import Settings
-from store.epochs import Epoch, all_epochs, forwarded
+from store.epochs import Epoch, all_epochs, forwarded, unretired
 from store.fences import read_fences
 from store.remedies import postgres_answers
 from store.topic_state import log_ends
@@ -62,6 +62,22 @@ def lives(settings: Settings) -> list[Life]:
     with postgres_answers(settings), postgres.connect(settings) as connection:
         admin = kafka.admin(settings)
         return [_life(connection, admin, epoch) for epoch in all_epochs(connection)]
+
+
+def late_waiting(connection: Connection[Any], admin: AdminClient) -> int:
+    """Records that came to the topics of ended epochs past their ends, and are not forwarded. Raises KafkaException."""
+    return sum(
+        _distance(forwarded(connection, epoch.epoch), log_ends(admin, epoch.topic, epoch.partitions))
+        for epoch in unretired(all_epochs(connection))
+    )
+
+
+def waiting(connection: Connection[Any], admin: AdminClient) -> int:
+    """Records of ended epochs that are not counted, or not forwarded; without those that Kafka would have to tell of."""
+    return sum(
+        (life.to_count or 0) + (life.to_forward or 0)
+        for life in (_life(connection, admin, epoch) for epoch in unretired(all_epochs(connection)))
+    )
 
 
 def _life(connection: Connection[Any], admin: AdminClient, epoch: Epoch) -> Life:

@@ -106,6 +106,8 @@ class Lane:
     partition: int
     next_offset: int
     log_end: int | None
+    earlier: int = 0
+    """Records of ended epochs' topics that are not counted, or not forwarded to this epoch; it may be one of them."""
 
     @property
     def waiting(self) -> int | None:
@@ -119,6 +121,7 @@ class Lane:
             "next_offset": self.next_offset,
             "log_end": self.log_end,
             "waiting": self.waiting,
+            "earlier": self.earlier,
         }
 
 
@@ -151,6 +154,8 @@ class Explanation:
             row = self.rows[0]
             if row.counted:
                 return f"admitted at {row.position} and counted"
+            if row.position.epoch != self.lane.epoch:
+                return f"admitted at {row.position}; not counted yet: epoch {row.position.epoch} is not counted to its end"
             return f"admitted at {row.position}; not counted yet: the fence stands at {self.lane.next_offset}"
         if self.rejects:
             last = self.rejects[-1]
@@ -160,6 +165,11 @@ class Explanation:
     def _absence(self) -> str:
         lane = self.lane
         where = f"epoch {lane.epoch} partition {lane.partition}, where its key leads to"
+        if lane.earlier:
+            return (
+                f"unknown so far: not among what was counted; {lane.earlier} records of an earlier epoch's topic are still to be "
+                "counted or forwarded, and it may be one of them"
+            )
         if lane.waiting is None:
             return f"unknown: not among what was counted below {lane.next_offset} of {where}; Kafka did not say what waits there"
         if lane.waiting:
@@ -205,8 +215,11 @@ def explain(
     usage_type: str,
     log_ends: Mapping[int, int],
     range_of: Callable[[Position], DeltaRange | None],
+    earlier: int = 0,
 ) -> Explanation:
     """What is known of the key. `log_ends` are those of the epoch that goes on, read before this is called; may be empty.
+
+    `earlier` is what waits in the topics of ended epochs, read before them (`store.epoch_lives.waiting`).
 
     `range_of` finds the range that announced a row (`store.delta_log`); None from it is "not announced, or forgotten".
 
@@ -217,7 +230,8 @@ def explain(
     epoch, partition = current_lane(all_epochs(connection), key)
     as_of, _ = covered_until(connection)
     fences = positions(read_fences(connection))
-    lane = Lane(epoch.epoch, partition, fences.get((epoch.epoch, partition), epoch.starts[partition]), log_ends.get(partition))
+    at = fences.get((epoch.epoch, partition), epoch.starts[partition])
+    lane = Lane(epoch.epoch, partition, at, log_ends.get(partition), earlier)
     rows = _rows(client, key_hash(key), source_service, source_entity_id, usage_type, fences)
     turned_away = rejects.of_key(client, key, source_service, source_entity_id, usage_type)
     counter = _counter(connection, rows[0], usage_type) if rows else None

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from psycopg import Connection
 
 from store import group, topic_state
+from store.epoch_lives import late_waiting
 from store.epochs import Epoch, check_topic
 from store.fences import Fence, read_fences
 from store.findings import Check, partition_of_log
@@ -40,7 +41,7 @@ def check_order(
 def _look(connect: Callable[[], Connection[Any]], admin: AdminClient, onlooker: Consumer, epochs: Sequence[Epoch]) -> Check:
     check = Check("I5")
     with connect() as connection:
-        fences = read_fences(connection)
+        fences, late = read_fences(connection), late_waiting(connection, admin)
     current = epochs[-1]
     check_topic(topic_state.describe(admin, [current.topic])[current.topic], current)
     committed = group.committed(onlooker, current.topic, current.epoch, current.partitions)
@@ -60,8 +61,9 @@ def _look(connect: Callable[[], Connection[Any]], admin: AdminClient, onlooker: 
             uncounted += _look_at_ended(check, fence, epochs)
     if not check.ok:
         check.detail = f"positions disagree in {check.findings_count} places"
-    elif waiting or uncounted:
+    elif waiting or uncounted or late:
         check.detail = f"in order; on their way: {waiting} records to decide, {uncounted} to count"
+        check.detail += f", {late} late ones to forward" if late else ""
     else:
         check.detail = "at rest: fence = committed = log end everywhere"
     return check

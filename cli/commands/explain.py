@@ -16,6 +16,7 @@ from runtime.logs import configure_logging
 from runtime.settings import Settings, load_settings
 from store import topic_state
 from store.delta_log import DeltaRange, delta_log
+from store.epoch_lives import waiting
 from store.epochs import Epoch, current_epoch
 from store.explain import Explanation, explain
 from store.positions import Position
@@ -45,12 +46,13 @@ def command(service: str, entity: str, usage_type: str, as_json: bool) -> int:
         if epoch is None:
             raise MeterlineExit(Exit.TOPIC_REPLACED, "no epoch is recorded: run `meterline topics apply` first")
         # Before the fences are read: see store/explain.py.
+        earlier = waiting(connection, kafka.admin(settings))
         ends = _log_ends(settings, epoch)
 
         def range_of(at: Position) -> DeltaRange | None:
             return _range_of(settings, at) if ends else None
 
-        found = explain(connection, client, service, entity, usage_type, ends, range_of)
+        found = explain(connection, client, service, entity, usage_type, ends, range_of, earlier)
     if as_json:
         print_json(found.as_json())
     else:

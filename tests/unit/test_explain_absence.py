@@ -28,10 +28,18 @@ def test_absence_means_only_what_was_looked_at(log_end: int | None, told: str) -
     assert "epoch 1 partition 2" in found.verdict
 
 
+def test_what_waits_in_an_earlier_epochs_topic_may_be_the_event() -> None:
+    found = replace(NOTHING, lane=replace(NOTHING.lane, epoch=2, earlier=4))
+    assert "4 records of an earlier epoch's topic" in found.verdict
+    assert found.as_json()["partition"]["earlier"] == 4
+
+
 def test_an_admitted_event_is_counted_once_the_fence_has_passed_it() -> None:
     assert replace(NOTHING, rows=(ROW,)).verdict == "admitted at 1/2/9 and counted"
     waiting = replace(NOTHING, rows=(replace(ROW, counted=False),), lane=Lane(1, 2, 5, 10))
     assert waiting.verdict == "admitted at 1/2/9; not counted yet: the fence stands at 5"
+    older = replace(waiting, lane=Lane(2, 1, 5, 10))
+    assert older.verdict == "admitted at 1/2/9; not counted yet: epoch 1 is not counted to its end"
 
 
 def test_two_admitted_rows_of_a_key_are_told_as_what_they_are() -> None:
