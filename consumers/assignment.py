@@ -14,13 +14,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from clickhouse_connect.driver.client import Client
 
 from consumers.lane import Lane
 from consumers.patience import Patience, Retriable
 from consumers.ports import CLICKHOUSE_AWAY, GroupOffsets
-from metering.index import CommittedIndex
-from meterline_schemas.delta import Figures, parse_commit
+from metering.index import CommittedIndex, Hashes
+from meterline_schemas.delta import HASH_MODULUS, Figures, parse_commit
 from meterline_schemas.types import Epoch, Offset, Partition
 from runtime.exits import Exit, MeterlineExit
 from store import event_log
@@ -85,7 +86,9 @@ class Assigning:
         committed = self.patience.until_done("kafka", lambda: self.offsets.committed_notes(wanted), ())
         fences = {fence.partition: fence for fence in self.fences()}
         starts = self.patience.until_done("kafka", self.log_starts, ())
-        self.patience.until_done("clickhouse", self._check_inherited, CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH)
+        inherited = self.patience.until_done(
+            "clickhouse", lambda: self._inherited_keys(wanted), CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH
+        )
         lanes = {}
         for partition in wanted:
             start = start_of(self.epoch, committed.get(partition), fences[partition])
@@ -95,29 +98,41 @@ class Assigning:
                     f"partition {partition} is to go on from {start.offset}, but the log starts at {starts[partition]}: records "
                     "were deleted before they were read. Raise METERLINE_EVENTS_KEEP_DAYS; docs/operations.md, 'Log truncated'",
                 )
-            lanes[partition] = self._lane(partition, start)
+            lanes[partition] = self._lane(partition, start, inherited[partition])
         return lanes
 
-    def _check_inherited(self) -> None:
-        """Raises Retriable while ClickHouse does not show every row of the older epochs: any partition may have left us keys."""
+    def _inherited_keys(self, wanted: Sequence[int]) -> dict[int, Hashes]:
+        """What older epochs have left to each partition. Raises Retriable while ClickHouse does not show all of their rows.
+
+        Their keys lay in partitions of other numbers, so every row is read, and every partition's figures are compared with
+        what that very read has shown.
+        """
+        found: dict[int, list[Hashes]] = {partition: [] for partition in wanted}
         client = self.clickhouse()
         try:
             for older in self.inherited:
-                held = event_log.rows_between(client, older.epoch, older.partition, older.start, older.end)
-                if held != (older.figures.admitted, older.figures.hash_sum):
+                rows = hash_sum = 0
+                for keys in event_log.keys_between(client, older.epoch, older.partition, older.start, older.end):
+                    rows += len(keys.hashes)
+                    hash_sum += int(keys.row_hashes.sum(dtype=np.uint64))
+                    slots = (keys.murmurs & np.uint32(0x7FFFFFFF)) % np.uint32(self.partitions)
+                    for partition, parts in found.items():
+                        parts.append(keys.hashes[slots == partition])
+                if (rows, hash_sum % HASH_MODULUS) != (older.figures.admitted, older.figures.hash_sum):
                     raise Retriable(
-                        f"ClickHouse shows {held[0]} rows of epoch {older.epoch} partition {older.partition} (hash sum"
-                        f" {held[1]}), "
-                        f"the figures at its end say {older.figures.admitted} ({older.figures.hash_sum})"
+                        f"ClickHouse shows {rows} rows of epoch {older.epoch} partition {older.partition}, "
+                        f"the figures at its end say {older.figures.admitted}, or their hashes differ"
                     )
         finally:
             client.close()
+        nothing = np.empty(0, dtype=np.uint64)
+        return {partition: np.concatenate([nothing, *parts]) for partition, parts in found.items()}
 
-    def _lane(self, partition: int, start: Start) -> Lane:
+    def _lane(self, partition: int, start: Start, inherited: Hashes) -> Lane:
         def held() -> event_log.Held:
             client = self.clickhouse()
             try:
-                found = event_log.held_below(client, self.epoch, partition, self.partitions, start.offset)
+                found = event_log.held_below(client, self.epoch, partition, start.offset)
             finally:
                 client.close()
             if not found.matches(start.figures):
@@ -130,7 +145,12 @@ class Assigning:
         found = self.patience.until_done("clickhouse", held, CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH)
         logger.info(
             "partition taken",
-            extra={"partition": partition, "offset": start.offset, "keys": len(found.hashes), "epoch": self.epoch},
+            extra={
+                "partition": partition,
+                "offset": start.offset,
+                "keys": len(found.hashes) + len(inherited),
+                "epoch": self.epoch,
+            },
         )
-        index = CommittedIndex(found.hashes)
+        index = CommittedIndex(np.concatenate((found.hashes, inherited)))
         return Lane(self.epoch, Partition(partition), start.offset, start.rules_version, start.figures, index)

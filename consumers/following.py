@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from consumers.assignment import start_of
+from consumers.assignment import Inherited, start_of
 from meterline_schemas.delta import Figures
+from meterline_schemas.types import Epoch as EpochNumber
+from meterline_schemas.types import Partition
 from store.epochs import Epoch
 from store.fences import Fence
 
@@ -59,6 +61,17 @@ def decided_to_its_end(epoch: Epoch, committed: Mapping[int, tuple[int, str]], f
             return None
         figures.append(at.figures)
     return Decided(epoch, tuple(figures))
+
+
+def inherited_of(older: Iterable[Decided]) -> list[Inherited]:
+    """Every partition of the older epochs, with what must be shown of it before a newer one is taken."""
+    return [
+        Inherited(EpochNumber(decided.epoch.epoch), Partition(p), start, end, figures)
+        for decided in older
+        for p, (start, end, figures) in enumerate(
+            zip(decided.epoch.starts, decided.epoch.ends or (), decided.figures, strict=True)
+        )
+    ]
 
 
 class Following:

@@ -12,15 +12,15 @@ from collections.abc import Iterable
 
 from confluent_kafka import Consumer, TopicPartition
 
-from consumers.assignment import Assigning, Inherited
+from consumers.assignment import Assigning
 from consumers.deciding import Decider
-from consumers.following import Following
+from consumers.following import Following, inherited_of
 from consumers.lane import Lane
 from consumers.patience import Patience
 from consumers.ports import ClickHouseRows, DeltaTopic, GroupOffsets
 from consumers.reads import Reads
 from consumers.storing import Storer, committed_at
-from meterline_schemas.types import Epoch, Partition
+from meterline_schemas.types import Epoch
 from runtime import clickhouse, kafka
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
@@ -86,13 +86,7 @@ class Partitions:
             clickhouse=lambda: clickhouse.client(self._settings),
             log_starts=lambda: self._reads.log_starts(epoch),
             patience=self._patience,
-            inherited=[
-                Inherited(Epoch(older.epoch.epoch), Partition(p), start, end, figures)
-                for older in self._following.older
-                for p, (start, end, figures) in enumerate(
-                    zip(older.epoch.starts, older.epoch.ends or (), older.figures, strict=True)
-                )
-            ],
+            inherited=inherited_of(self._following.older),
         )
         lanes = assigning.lanes(part.partition for part in parts)
         self.decider = Decider(lanes, epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm)

@@ -7,7 +7,7 @@ Every function raises clickhouse_connect's `ClickHouseError` family when the ser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -15,6 +15,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
+from numpy.typing import NDArray
 
 from metering.index import Hashes
 from metering.ranges import Claim, Decided, Reject
@@ -191,8 +192,8 @@ class Held:
         return self.admitted == figures.admitted and self.hash_sum == figures.hash_sum
 
 
-def held_below(client: Client, epoch: int, partition: int, partitions: int, offset: int) -> Held:
-    """The admitted keys of a partition below `offset`, and those of older epochs that its slot has inherited."""
+def held_below(client: Client, epoch: int, partition: int, offset: int) -> Held:
+    """The admitted keys of a partition below `offset`."""
     own = client.query(
         "SELECT key_hash, row_hash FROM usage_events"
         " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset < {o:UInt64}"
@@ -201,15 +202,28 @@ def held_below(client: Client, epoch: int, partition: int, partitions: int, offs
     )
     hashes = np.array(own.result_columns[0] if own.row_count else [], dtype=np.uint64)
     row_hashes = np.array(own.result_columns[1] if own.row_count else [], dtype=np.uint64)
-    if epoch > 1:
-        older = client.query(
-            "SELECT DISTINCT key_hash FROM usage_events"
-            " WHERE log_epoch < {e:UInt16} AND bitAnd(key_murmur2, 2147483647) % {n:UInt32} = {p:UInt32}",
-            parameters={"e": epoch, "n": partitions, "p": partition},
-        )
-        inherited = np.array(older.result_columns[0] if older.row_count else [], dtype=np.uint64)
-        return Held(np.concatenate((hashes, inherited)), len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
     return Held(hashes, len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Of some admitted rows: the keys by their two hashes, and what the rows say together."""
+
+    hashes: Hashes
+    murmurs: NDArray[np.uint32]
+    row_hashes: Hashes
+
+
+def keys_between(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> Iterator[Keys]:
+    """The keys of [from, to), one row an offset, a stretch at a time. What a stretch says of its rows is of the same read."""
+    for lowest in range(from_offset, to_offset, STRETCH_OFFSETS):
+        found = client.query_arrow(
+            "SELECT key_hash, key_murmur2, row_hash FROM usage_events"
+            " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
+            " AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset",
+            parameters={"e": epoch, "p": partition, "f": lowest, "t": min(lowest + STRETCH_OFFSETS, to_offset)},
+        )
+        yield Keys(*(found.column(name).to_numpy() for name in ("key_hash", "key_murmur2", "row_hash")))
 
 
 def rows_between(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> tuple[int, int]:

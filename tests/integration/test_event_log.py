@@ -50,7 +50,7 @@ def test_identical_copies_are_one_row_an_offset_whatever_is_read(client: Client)
         insert(client, work)
     (copies,) = client.query("SELECT count() FROM usage_events").result_rows
     assert copies[0] > 4, "the copies must lie there for the test to mean anything"
-    held = event_log.held_below(client, 1, 0, PARTITIONS, 9)
+    held = event_log.held_below(client, 1, 0, 9)
     assert (held.admitted, held.hash_sum) == (4, work.figures.hash_sum)
     assert sorted(held.hashes.tolist()) == sorted(work.hashes.tolist())
     found = event_log.recompute(client, 1, 0, 5, 9)
@@ -60,9 +60,9 @@ def test_identical_copies_are_one_row_an_offset_whatever_is_read(client: Client)
 
 def test_a_position_bounds_what_is_read_below_it_and_other_partitions_do_not_show(client: Client) -> None:
     insert(client, decided(0, [body(entity) for entity in entities(0, 5)]), decided(0, [body(entities(1, 1)[0])], partition=1))
-    assert event_log.held_below(client, 1, 0, PARTITIONS, 3).admitted == 3
-    assert event_log.held_below(client, 1, 0, PARTITIONS, 0).admitted == 0
-    assert event_log.held_below(client, 1, 1, PARTITIONS, 100).admitted == 1
+    assert event_log.held_below(client, 1, 0, 3).admitted == 3
+    assert event_log.held_below(client, 1, 0, 0).admitted == 0
+    assert event_log.held_below(client, 1, 1, 100).admitted == 1
     assert event_log.recompute(client, 1, 0, 1, 4).events == 3
     assert event_log.recompute(client, 1, 3, 0, 100) == event_log.Recomputed((), 0, 0)
 
@@ -70,9 +70,9 @@ def test_a_position_bounds_what_is_read_below_it_and_other_partitions_do_not_sho
 def test_an_index_that_lacks_a_row_or_has_one_too_many_does_not_match_the_figures(client: Client) -> None:
     work = decided(0, [body(entity) for entity in entities(0, 3)])
     insert(client, work)
-    held = event_log.held_below(client, 1, 0, PARTITIONS, 3)
+    held = event_log.held_below(client, 1, 0, 3)
     assert held.matches(work.figures)
-    assert not event_log.held_below(client, 1, 0, PARTITIONS, 2).matches(work.figures)
+    assert not event_log.held_below(client, 1, 0, 2).matches(work.figures)
     assert not held.matches(Figures(admitted=3, hash_sum=work.figures.hash_sum ^ 1))
 
 
@@ -130,15 +130,24 @@ def test_a_correction_comes_back_with_its_sign_kind_and_what_it_corrects(client:
     assert event_log.recompute(client, 1, 0, 0, 1).lines == work.delta.lines
 
 
-def test_the_keys_of_older_epochs_that_a_slot_inherits_are_held_but_not_counted(client: Client) -> None:
+def test_the_keys_of_an_older_epoch_come_with_what_selects_their_slot_and_copies_count_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = decided(0, [body(entity) for entity in entities(0, 6)])
-    new = decided(0, [body(entity) for entity in entities(0, 8)[6:]], epoch=2)
-    insert(client, old, new)
-    halved = [event_log.held_below(client, 2, partition, PARTITIONS, 10) for partition in range(PARTITIONS)]
-    assert [held.admitted for held in halved] == [2, 0, 0, 0]
-    assert [len(held.hashes) for held in halved] == [8, 0, 0, 0]
-    wider = [event_log.held_below(client, 2, partition, PARTITIONS * 2, 0) for partition in (0, 4)]
-    assert sum(len(held.hashes) for held in wider) == 6
+    insert(client, old, old, decided(0, [body(entity) for entity in entities(0, 8)[6:]], epoch=2))
+    assert event_log.held_below(client, 2, 0, 10).admitted == 2
+    for stretch in (event_log.STRETCH_OFFSETS, 4):
+        monkeypatch.setattr(event_log, "STRETCH_OFFSETS", stretch)
+        found = list(event_log.keys_between(client, 1, 0, 0, 6))
+        assert len(found) == -(-6 // min(stretch, 6))
+        hashes = np.concatenate([keys.hashes for keys in found])
+        murmurs = np.concatenate([keys.murmurs for keys in found])
+        assert sorted(hashes.tolist()) == sorted(old.hashes.tolist())
+        assert {int(murmur & 0x7FFFFFFF) % PARTITIONS for murmur in murmurs} == {0}
+        assert sum(int(keys.row_hashes.sum(dtype=np.uint64)) for keys in found) % (1 << 64) == old.figures.hash_sum
+        assert event_log.rows_between(client, 1, 0, 0, 6) == (6, old.figures.hash_sum)
+    assert [len(keys.hashes) for keys in event_log.keys_between(client, 1, 1, 0, 5)] == [0, 0]
+    assert list(event_log.keys_between(client, 1, 0, 3, 3)) == []
 
 
 def test_rejects_keep_raw_bytes_and_headers_and_collapse_by_position(client: Client) -> None:

@@ -74,7 +74,7 @@ def driven() -> Iterator[None]:
         ),
         (
             consumers.assignment,
-            {"event_log": SimpleNamespace(held_below=lambda reads, _e, p, _n, offset: reads.held_below(p, offset))},
+            {"event_log": SimpleNamespace(held_below=lambda reads, _e, p, offset: reads.held_below(p, offset))},
         ),
         (consumers.storing, {"metrics": quiet, "_count": lambda cycle: None}),
         (
