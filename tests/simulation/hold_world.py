@@ -8,8 +8,7 @@ the one that counts, is what the other schedules prove.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -21,7 +20,8 @@ from metering import holds
 from metering.holds import Hold, HoldRefused, HoldState, LogPosition, Settlement
 from metering.limits import Limit, Standing, decide
 from meterline_schemas.types import Micros
-from store.outbox import Backlog, Record, Waiting
+from store.outbox import Record, Waiting
+from tests.simulation.hold_broker import Broker, Connection
 from tests.simulation.violation import Crash, Violation
 
 LIMIT = Micros(10)
@@ -152,7 +152,7 @@ class HoldWorld:
 
     def _relay(self) -> Relay:
         relay = Relay(cast(Any, SimpleNamespace(topic_events="events")), cast(Any, None))
-        relay._producer = cast(Any, _Broker(self))
+        relay._producer = cast(Any, Broker(self))
         return relay
 
     def relay(self, number: int) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class HoldWorld:
             return 0, 0
         self._relaying.add(number)
         try:
-            return self._relays[number].turn(cast(Any, _Connection(self)))
+            return self._relays[number].turn(cast(Any, Connection(self)))
         except Crash as crash:
             self.say(f"relay {number} is killed: {crash}")
             self._relays[number] = self._relay()
@@ -357,50 +357,3 @@ class HoldWorld:
         """A line of the schedule."""
         if self.verbose:
             print(f"{self.now:%M:%S} {'  ' * self._depth}{what}")  # noqa: T201 - what -v is for
-
-
-class _Connection:
-    """The relay's: what it writes is seen when its transaction ends, and not at all when it is killed before."""
-
-    def __init__(self, world: HoldWorld) -> None:
-        self.world = world
-        self.claimed: list[int] = []
-        self.writes: list[Callable[[], None]] = []
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        try:
-            yield
-            if not self.world.calm and self.writes and self.world.random.random() < 0.1:
-                raise Crash("before its commit")
-            for write in self.writes:
-                write()
-        finally:
-            self.writes = []
-            self.world.claimed.difference_update(self.claimed)
-
-
-class _Broker:
-    """Takes a record, or not, and says so, or not."""
-
-    def __init__(self, world: HoldWorld) -> None:
-        self.world = world
-        self._waiting: list[tuple[int, int, Callable[[Any, Any], None]]] = []
-
-    def produce(self, topic: str, value: bytes, _key: bytes, *, headers: object, on_delivery: Callable[[Any, Any], None]) -> None:
-        self._waiting.append((int(topic), int(value), on_delivery))
-
-    def poll(self, _timeout_s: float) -> None:
-        self.world.stir()
-        epoch, hold_id, answer = self._waiting.pop(0)
-        fate = 0.0 if self.world.calm else self.world.random.random()
-        partition, offset = self.world.append(epoch, hold_id) if fate < 0.9 else (0, 0)
-        error = None if fate < 0.8 else SimpleNamespace(str=lambda: "the schedule says so")
-        answer(error, SimpleNamespace(partition=lambda: partition, offset=lambda: offset))
-
-    def flush(self, _timeout_s: float) -> None: ...
-
-
-def nothing_waits(_: object) -> Backlog:
-    """Stands for the relay's look at its backlog."""
-    return Backlog(0, 0)
