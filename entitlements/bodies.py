@@ -7,7 +7,7 @@ import re
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from entitlements.problems import Problem
 from meterline_schemas.nesting import nesting_of
@@ -30,26 +30,28 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 
 async def read_body(request: Request, bytes_max: int) -> bytes:
     """The whole body. Raises Problem 413 as soon as it is known to be too large, 408 when it does not arrive, 415 if encoded."""
-    headers = request.headers
-    encoding = headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise Problem(415, "unsupported_encoding", "Send the body without Content-Encoding; it is not decompressed here.")
-    declared = headers.get("content-length")
-    if declared is not None and declared.isdigit() and int(declared) > bytes_max:
-        raise _too_large(bytes_max)
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value != b"identity":
+            raise Problem(415, "unsupported_encoding", "Send the body without Content-Encoding; it is not decompressed here.")
+        if name == b"content-length" and value.isdigit() and int(value) > bytes_max:
+            raise _too_large(bytes_max)
     chunks: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(READ_WITHIN_S):
-            async for chunk in request.stream():
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Problem(400, "disconnected", "The client went away before the body was complete.")
+                chunk = message.get("body", b"")
                 size += len(chunk)
                 if size > bytes_max:
                     raise _too_large(bytes_max)
                 chunks.append(chunk)
+                more = message.get("more_body", False)
     except TimeoutError:
         raise Problem(408, "body_timeout", f"The body did not arrive within {READ_WITHIN_S:.0f} s; send it again.") from None
-    except ClientDisconnect:
-        raise Problem(400, "disconnected", "The client went away before the body was complete.") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -105,6 +107,8 @@ def _field_problem(found: str) -> Problem:
 
 def valid_name(field: str, text: str) -> str:
     """An id as the event's rules have it. Raises Problem 400."""
+    if text.isascii() and text.isprintable() and 0 < len(text) <= _ID_BYTES_MAX:
+        return text
     if not text or _CONTROL.search(text) or len(text.encode()) > _ID_BYTES_MAX:
         raise Problem.of_reason(Reason.BAD_ID, f"{field} is not an id")
     return text

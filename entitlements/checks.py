@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -36,19 +35,20 @@ from metering.limits import (
     decide_away,
     decide_feature,
 )
+from metering.limits import Reason as CheckReason
 from meterline_schemas.reasons import Reason
 from meterline_schemas.types import Micros
 from runtime import metrics
 
 _ONE = msgspec.json.Decoder(CheckRequest)
 _BATCH = msgspec.json.Decoder(CheckBatchRequest)
+_COUNTED = {reason: metrics.CHECKS.labels(reason.value) for reason in CheckReason}
 _NOTHING_KNOWN = Standing(tenant_known=False)
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A check that may be answered: valid and within the principal's scope."""
 
     ask: Ask
@@ -101,7 +101,7 @@ def answer_away(
 
 
 def _said(question: Question, standing: Standing, decision: Decision, resets_on: str | None, as_of: str | None) -> CheckAnswer:
-    metrics.CHECKS.labels(decision.reason.value).inc()
+    _COUNTED[decision.reason].inc()
     by_feature = question.ask.usage_type is None
     granted = Limit(None, hard=True) if by_feature and decision.allowed else standing.limit or NOTHING_GRANTED
     return CheckAnswer(

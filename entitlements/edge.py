@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
+from functools import cache
 
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.principals import AccessRefused
@@ -44,7 +46,7 @@ def request_id_of(headers: list[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return value.decode("ascii")
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 class Edge:
@@ -85,6 +87,12 @@ class Edge:
             exchange.note()
 
 
+@cache
+def _counters(endpoint: str, status: int) -> tuple[Counter, Histogram]:
+    """Kept, for finding them by their labels costs more than counting. As many as there are routes and statuses."""
+    return metrics.HTTP_REQUESTS.labels(endpoint, str(status)), metrics.HTTP_SECONDS.labels(endpoint)
+
+
 class _Exchange:
     """One request and the answer to it."""
 
@@ -100,8 +108,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             policy = _DOCS_POLICY if self._scope["path"] in _DOCS else _NO_CONTENT_POLICY
-            own = [(b"x-request-id", self.request_id.encode()), *_SECURITY, policy]
-            message["headers"] = [*message.get("headers", ()), *own]
+            message["headers"] = [*message["headers"], (b"x-request-id", self.request_id.encode()), *_SECURITY, policy]
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:
@@ -120,8 +127,9 @@ class _Exchange:
         """Counts the request, by the route's own path: what a client makes up is no label."""
         seconds = time.perf_counter() - self._started
         endpoint = getattr(self._scope.get("route"), "path", "none")
-        metrics.HTTP_REQUESTS.labels(endpoint, str(self._status)).inc()
-        metrics.HTTP_SECONDS.labels(endpoint).observe(seconds)
+        requests, took = _counters(endpoint, self._status)
+        requests.inc()
+        took.observe(seconds)
         if logger.isEnabledFor(logging.DEBUG):
             extra = {"method": self._scope["method"], "path": self._scope["path"], "status": self._status}
             logger.debug("request", extra={**extra, "seconds": round(seconds, 6)})

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from entitlements.standings import Ask, Found
 
@@ -16,8 +15,7 @@ REMEMBERED_MAX: Final = 50_000
 """Most (tenant, usage type) pairs; what was looked up longest ago goes first. About 40 MB when full."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """One look-up."""
 
     found: Found

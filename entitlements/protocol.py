@@ -20,6 +20,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _head_begun = False
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -34,18 +35,20 @@ class BoundedProtocol(HttpToolsProtocol):
         # What follows a head in the same piece is counted with it: nothing is refused unless the head goes on.
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._head_begun and self._late is None:
+            # Most heads come in one piece, and need no timer.
+            self._begin_head()
         if not self._in_head:
             self._head_bytes = 0
         elif self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(b"431 Request Header Fields Too Large", b"The head of the request is larger than 65536 bytes.")
 
     def on_message_begin(self) -> None:
-        if self._late is None:
-            self._begin_head()
+        self._head_begun = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head = self._head_begun = False
         self._forget_timer()
         super().on_headers_complete()
 

@@ -1,7 +1,7 @@
 """How tenants stand, read from Postgres: one statement for all who ask at the same time.
 
-A request that finds no statement under way starts one at once. While statements run, what arrives waits and goes into the
-next one together: alone a check waits for nothing, and under load the number of statements grows slower than the requests.
+A request that finds no statement under way starts one at once. While it runs, what arrives waits and goes into the next
+one together: alone a check waits for nothing, and under load the number of statements grows slower than the requests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
@@ -26,14 +26,14 @@ from runtime import metrics
 
 TOGETHER_MAX = 64
 """Most checks that one statement answers for others."""
-STATEMENTS_MAX = 2
-"""Most statements under way for single checks: a third would take a smaller share, not more throughput."""
+STATEMENTS_MAX = 1
+"""Most statements under way for single checks. A second would halve how many share one, and each statement costs as much as
+ten of the rows that it answers."""
 WAITING_MAX = 10_000
 """More waiting checks than this are refused with 503: they would be answered too late to matter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a check asks about: a usage type, or a feature alone."""
 
     tenant_id: str
@@ -43,8 +43,7 @@ class Ask:
     """Whose credits would pay."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """How it stands, and when its period ends."""
 
     standing: Standing
@@ -97,7 +96,10 @@ class Standings:
         self._workers: set[asyncio.Task[None]] = set()
 
     async def one(self, ask: Ask) -> Found:
-        """How it stands. Raises StoreAway, after the store's time limit at the latest."""
+        """How it stands. Raises StoreAway, after twice the store's time limit at the latest.
+
+        No timer of its own: a statement has its limit, and where one fails, all who wait are told with it.
+        """
         if len(self._waiting) >= WAITING_MAX:
             raise StoreAway("Too many checks wait for Postgres; nothing was decided. Try again shortly.")
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
@@ -106,12 +108,7 @@ class Standings:
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
-        try:
-            # Its turn included: behind a server that hangs, each statement before it would take its own time limit.
-            async with asyncio.timeout(self._store.timeout_s):
-                return await future
-        except TimeoutError:
-            raise StoreAway("Postgres does not answer in time; nothing was decided. Try again shortly.") from None
+        return await future
 
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
         """How they stand, in their order and at one moment. Raises StoreAway."""
@@ -147,6 +144,10 @@ class Standings:
             try:
                 answers = await self.many([ask for ask, _ in together])
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to everyone who waits for this statement
+                if isinstance(error, StoreAway):
+                    # Behind a server that hangs, each later statement would take its own time limit.
+                    together += self._waiting
+                    self._waiting.clear()
                 for _, future in together:
                     if not future.done():
                         future.set_exception(error)

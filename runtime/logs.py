@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -16,14 +15,19 @@ _bound: ContextVar[Mapping[str, object]] = ContextVar("log_fields", default={}) 
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
-@contextmanager
-def bound(**fields: object) -> Iterator[None]:
+class bound:
     """Adds fields (request_id, range_id, traceparent) to every line that is logged inside the block."""
-    token = _bound.set({**_bound.get(), **fields})
-    try:
-        yield
-    finally:
-        _bound.reset(token)
+
+    __slots__ = ("_fields", "_token")
+
+    def __init__(self, **fields: object) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        self._token = _bound.set({**_bound.get(), **self._fields})
+
+    def __exit__(self, *_: object) -> None:
+        _bound.reset(self._token)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

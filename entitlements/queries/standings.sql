@@ -26,11 +26,16 @@ SELECT t.tenant_id IS NOT NULL,                              -- tenant_known
   FROM unnest(%(tenants)s::text[], %(types)s::text[], %(features)s::text[], %(users)s::text[])
        WITH ORDINALITY AS asked (tenant_id, usage_type, feature, user_id, place)
   LEFT JOIN LATERAL (
-       -- OFFSET 0 keeps the planner from hashing all tenants for a full batch.
+       -- OFFSET 0, here and below, makes each a look-up by key, whatever the planner believes of the tables' sizes.
        SELECT tenant_id, plan_id, status, subscription_status, anchor_day FROM tenants WHERE tenants.tenant_id = asked.tenant_id OFFSET 0
        ) t ON true
-  LEFT JOIN usage_types u ON u.usage_type = asked.usage_type
-  LEFT JOIN plan_features f ON f.plan_id = t.plan_id AND f.feature = coalesce(asked.feature, u.feature)
+  LEFT JOIN LATERAL (
+       SELECT feature, credits FROM usage_types o WHERE o.usage_type = asked.usage_type OFFSET 0
+       ) u ON true
+  LEFT JOIN LATERAL (
+       SELECT enabled FROM plan_features o
+        WHERE o.plan_id = t.plan_id AND o.feature = coalesce(asked.feature, u.feature) OFFSET 0
+       ) f ON true
   LEFT JOIN LATERAL (
        SELECT enabled FROM tenant_features o
         WHERE o.tenant_id = t.tenant_id AND o.feature = coalesce(asked.feature, u.feature) OFFSET 0
@@ -38,7 +43,9 @@ SELECT t.tenant_id IS NOT NULL,                              -- tenant_known
   LEFT JOIN LATERAL (
        SELECT o.* FROM tenant_limits o WHERE o.tenant_id = t.tenant_id AND o.usage_type = asked.usage_type OFFSET 0
        ) own ON true
-  LEFT JOIN plan_limits p ON p.plan_id = t.plan_id AND p.usage_type = asked.usage_type
+  LEFT JOIN LATERAL (
+       SELECT o.* FROM plan_limits o WHERE o.plan_id = t.plan_id AND o.usage_type = asked.usage_type OFFSET 0
+       ) p ON true
   LEFT JOIN LATERAL (
        SELECT coalesce(own.usage_type, p.usage_type) AS usage_type, coalesce(own.period, p.period) AS period,
               coalesce(own.hard, p.hard) AS hard,

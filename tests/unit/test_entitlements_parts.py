@@ -53,7 +53,11 @@ class FakeStore(Store):
 
     async def rows(self, name: str, sql: bytes, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         self.asked.append((name, parameters))
-        await self.gate.wait()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self.gate.wait()
+        except TimeoutError:
+            raise StoreAway("late") from None
         if self.away:
             raise StoreAway("away")
         match name:
