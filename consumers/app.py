@@ -22,6 +22,12 @@ from consumers.patience import Patience
 from consumers.polling import LogReader
 from consumers.reads import Reads
 from consumers.standing import Standings
+from metering.ranges import Pending, decide
+from metering.reading import read
+from metering.records import Record, Records, Span
+from meterline_schemas.delta import Figures
+from meterline_schemas.rules import NEWEST_RULES, RULES
+from meterline_schemas.types import Epoch, Offset, Partition
 from runtime import kafka, metrics
 from runtime.crash import crash_point
 from runtime.life import serve_health
@@ -47,9 +53,7 @@ class Consuming:
         self._watch_at = time.monotonic() + _WATCH_EVERY_S
 
     def run(self) -> None:
-        # pyarrow's first array imports pandas where that is installed, which takes a second: before partitions are taken.
-        event_log.admitted_rows(())
-        event_log.reject_rows(())
+        _warm_up()
         gc.freeze()
         try:
             following = Following(self._reads, time.monotonic)
@@ -84,7 +88,7 @@ class Consuming:
             return
         storer.check()
         decider.acknowledge(storer.acknowledged())
-        if not any(lane.records or lane.eof is not None for lane in decider.lanes.values()):
+        if not any(lane.has_work() for lane in decider.lanes.values()):
             return
         began = time.monotonic()
         # After the range is fetched and before it is decided: a rules version cannot begin unseen.
@@ -122,6 +126,19 @@ class Consuming:
             return None if self._partitions is not None and self._partitions.storer is not None else "no partitions are taken yet"
 
         return {name: problem(name) for name in ("kafka", "clickhouse", "postgres")} | {"partitions": taken}
+
+
+def _warm_up() -> None:
+    """Decides one record that is none, so that no range waits for what a first call imports or compiles.
+
+    pyarrow's first array imports pandas where that is installed, which takes a second.
+    """
+    value = b'{"tenantId":"t","sourceService":"s","sourceEntityId":"e","usageType":"T","quantity":"1"}'
+    record = Record(Offset(0), value, None, (), 0)
+    span = Span(Epoch(1), Partition(0), Offset(0), Offset(1), Records.of([record]))
+    decided = decide(read(span, RULES[NEWEST_RULES], 1), RULES[NEWEST_RULES], Pending(), {}, Figures())
+    event_log.admitted_rows([decided])
+    event_log.reject_rows([decided])
 
 
 def _membership(settings: Settings) -> dict[str, Any]:

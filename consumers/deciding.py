@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from consumers.lane import Lane
 from consumers.storing import Cycle
 from metering.index import Hashes
-from metering.ranges import Claim, Decided, Reading, Span, decide, read, shorter, suspects
-from meterline_schemas.delta import encode_delta
-from meterline_schemas.key import key_hash
+from metering.ranges import Claim, Decided, decide
+from metering.reading import Readings, read
+from metering.records import shorter
+from metering.suspicion import lacking
 from meterline_schemas.rules import RULES, Rules
 from runtime import metrics
 from runtime.exits import Exit, MeterlineExit
@@ -24,8 +26,11 @@ from store.epochs import ENDED
 
 logger = logging.getLogger(__name__)
 
-Confirm = Callable[[Hashes], dict[bytes, Claim]]
-"""Fetches the admitted rows of suspected hashes; returns only when every hash was found, or raises MeterlineExit."""
+Lacking = Callable[[Mapping[bytes, Claim]], list[int]]
+"""Tells of fetched rows which suspected hashes they do not show in full."""
+
+Confirm = Callable[[Hashes, Lacking], dict[bytes, Claim]]
+"""Fetches the admitted rows of suspected hashes; returns only what lacks nothing, or raises MeterlineExit."""
 
 RulesChanges = Mapping[int, Sequence[tuple[int, int]]]
 """Partition -> (from_offset, rules version), ascending; ENDED in the place of a version where the epoch ends."""
@@ -33,24 +38,29 @@ RulesChanges = Mapping[int, Sequence[tuple[int, int]]]
 _TRACED_LINES_MAX = 20
 
 
-def unfound(hashes: Hashes, claims: Iterable[bytes]) -> list[int]:
-    """The suspected hashes of which ClickHouse returned no row: it lags behind what it acknowledged."""
-    return [int(missing) for missing in np.setdiff1d(hashes, np.array([key_hash(key) for key in claims], dtype=np.uint64))]
+def _nothing() -> None: ...
 
 
 class Decider:
-    """Turns the lanes' waiting records into cycles."""
+    """Turns the lanes' waiting records into cycles. `between` is called often while it does: commits must not wait."""
 
-    def __init__(self, lanes: dict[int, Lane], partitions: int, delta_bytes_max: int, confirm: Confirm) -> None:
+    def __init__(
+        self,
+        lanes: dict[int, Lane],
+        partitions: int,
+        delta_bytes_max: int,
+        confirm: Confirm,
+        between: Callable[[], None] = _nothing,
+    ) -> None:
         self.lanes = lanes
-        self._partitions, self._delta_bytes_max, self._confirm = partitions, delta_bytes_max, confirm
+        self._partitions, self._delta_bytes_max = partitions, delta_bytes_max
+        self._confirm, self._between = confirm, between
 
     def acknowledge(self, cycles: Iterable[Cycle]) -> None:
         """Moves committed ranges from P to C."""
         for cycle in cycles:
             for decided in cycle.ranges:
-                lane = self.lanes[decided.span.partition]
-                lane.pending.acknowledge(decided, lane.committed_index)
+                self.lanes[decided.span.partition].acknowledged(decided)
         metrics.INDEX_KEYS.set(sum(len(lane.committed_index) for lane in self.lanes.values()))
 
     def cycle(self, changes: RulesChanges) -> Cycle | None:
@@ -58,7 +68,7 @@ class Decider:
 
         Raises MeterlineExit when this build lacks the rules in force.
         """
-        work: list[tuple[Lane, Span, Rules, list[Reading]]] = []
+        work: list[tuple[Lane, Rules, Readings]] = []
         for partition, lane in sorted(self.lanes.items()):
             if any(version == ENDED and lane.next_offset >= start for start, version in changes[partition]):
                 # Past the epoch's end there are no verdicts; what lies there is forwarded.
@@ -67,31 +77,30 @@ class Decider:
             span = lane.span([offset for offset, _ in changes[partition]])
             if span is not None:
                 rules = _in_force(changes[partition], span.from_offset, partition)
-                work.append((lane, span, rules, read(span, rules, self._partitions)))
+                work.append((lane, rules, read(span, rules, self._partitions, self._between)))
         if not work:
             return None
-        wanted = np.unique(
-            np.concatenate([suspects(readings, lane.committed_index, lane.pending) for lane, _, _, readings in work])
-        )
+        suspicions = [lane.suspects(readings) for lane, _, readings in work]
+        wanted = np.unique(np.concatenate([suspicion.hashes for suspicion in suspicions]))
         metrics.SUSPECTS.inc(len(wanted))
-        confirmed = self._confirm(wanted) if len(wanted) else {}
-        ranges = tuple(self._bounded(lane, span, rules, readings, confirmed) for lane, span, rules, readings in work)
-        for decided in ranges:
-            self.lanes[decided.span.partition].decided(decided)
+        confirmed = self._confirm(wanted, partial(lacking, suspicions)) if len(wanted) else {}
+        ranges = []
+        for lane, rules, readings in work:
+            ranges.append(self._bounded(lane, rules, readings, confirmed))
+            self._between()
+        for (lane, _, _), decided in zip(work, ranges, strict=True):
+            lane.decided(decided)
         _log_traced(ranges)
-        return Cycle(ranges, event_log.admitted_rows(ranges), event_log.reject_rows(ranges))
+        return Cycle(tuple(ranges), event_log.admitted_rows(ranges), event_log.reject_rows(ranges))
 
-    def _bounded(
-        self, lane: Lane, span: Span, rules: Rules, readings: list[Reading], confirmed: Mapping[bytes, Claim]
-    ) -> Decided:
+    def _bounded(self, lane: Lane, rules: Rules, readings: Readings, confirmed: Mapping[bytes, Claim]) -> Decided:
         """The range, cut shorter until its delta fits one record; the rest waits for the next cycle."""
         while True:
-            decided = decide(span, readings, rules, lane.pending, confirmed, lane.figures)
-            size = len(encode_delta(decided.delta))
-            if size <= self._delta_bytes_max or len(span.records) <= 1:
+            decided = decide(readings, rules, lane.pending, confirmed, lane.figures)
+            size, records = len(decided.announcement), len(readings)
+            if size <= self._delta_bytes_max or records <= 1:
                 return decided
-            span = shorter(span, max(1, len(span.records) * self._delta_bytes_max // size * 9 // 10))
-            readings = readings[: len(span.records)]
+            readings = readings.within(shorter(readings.span, max(1, records * self._delta_bytes_max // size * 9 // 10)))
 
 
 def _in_force(changes: Sequence[tuple[int, int]], offset: int, partition: int) -> Rules:
@@ -110,14 +119,17 @@ def _log_traced(ranges: Iterable[Decided]) -> None:
     """One line for each record that carries a trace, so that a request can be followed here; bounded a cycle."""
     left = _TRACED_LINES_MAX
     for decided in ranges:
-        verdicts = {reject.reading.record.offset: reject.verdict for reject in decided.rejects}
-        admitted = {row.reading.record.offset for row in decided.admitted}
-        for record in decided.span.records:
-            trace = next((value for name, value in record.headers if name == "traceparent"), None)
+        records, rejects, admitted = decided.span.records, decided.rejects, decided.admitted.offset
+        verdicts = {reject.reading.record.offset: reject.verdict for reject in rejects}
+        for index in records.with_unusual_headers():
+            trace = next((value for name, value in records.headers[index] if name == "traceparent"), None)
             if trace is None:
                 continue
-            verdict = "admitted" if record.offset in admitted else verdicts.get(record.offset, "duplicate")
-            position = f"{decided.span.epoch}/{decided.span.partition}/{record.offset}"
+            offset = int(records.offsets[index])
+            verdict = verdicts.get(offset, "duplicate")  # type: ignore[call-overload]
+            if offset in admitted[np.searchsorted(admitted, offset) :][:1]:
+                verdict = "admitted"
+            position = f"{decided.span.epoch}/{decided.span.partition}/{offset}"
             logger.info(
                 "event decided",
                 extra={"verdict": verdict, "position": position, "traceparent": trace.decode("ascii", errors="replace")},

@@ -195,7 +195,7 @@ class Forwarder:
                 positions[partition] = (offset, sent)
                 continue
             positions[partition] = (offset + 1, sent + 1)
-            headers, at_ms = headers_of(message), message.timestamp()[1]
+            (headers,), at_ms = headers_of([message]), message.timestamp()[1]
             sending.append(
                 forward(epoch.epoch, partition, offset, message.key(), message.value(), headers, at_ms, rules, current.partitions)
             )

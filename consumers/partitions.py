@@ -89,7 +89,7 @@ class Partitions:
             inherited=inherited_of(self._following.older),
         )
         lanes = assigning.lanes(part.partition for part in parts)
-        self.decider = Decider(lanes, epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm)
+        self.decider = Decider(lanes, epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm, self.serve)
         self.storer = Storer(
             ClickHouseRows(lambda: clickhouse.client(self._settings)),
             DeltaTopic(lambda: kafka.producer(self._settings), self._settings.topic_deltas),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
 import threading
 import time
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from confluent_kafka import Consumer, KafkaError, Message
 
 from consumers.partitions import Partitions
-from metering.ranges import Record
+from metering.records import NO_HEADERS, USUAL_HEADERS, Headers, Records
 from meterline_schemas.event import SCHEMA_VERSION_HEADER
 from meterline_schemas.types import Offset
 from runtime import metrics
@@ -52,14 +55,13 @@ class LogReader:
         first = self._consumer.poll(0 if waiting else self._idle_poll_s())
         self._partitions.serve()
         if first is not None:
-            self._take(first)
+            self._take([first])
         deadline = time.monotonic() + self._settings.range_window_ms / 1000
         while waiting < self._settings.range_events_max and size < self._settings.range_bytes_max:
             room = min(_CONSUME_MAX, self._settings.range_events_max - waiting)
             messages = self._consumer.consume(room, 0)
             self._partitions.serve()
-            for message in messages:
-                self._take(message)
+            self._take(messages)
             waiting, size = self._waiting()
             left_s = deadline - time.monotonic()
             if not messages:
@@ -67,7 +69,7 @@ class LogReader:
                     return
                 late = self._consumer.poll(min(left_s, _BUSY_POLL_S))
                 if late is not None:
-                    self._take(late)
+                    self._take([late])
 
     def _idle_poll_s(self) -> float:
         """Short while a cycle is on its way, for its commit waits for the end of the poll."""
@@ -76,22 +78,36 @@ class LogReader:
     def _waiting(self) -> tuple[int, int]:
         """Records and bytes in the lanes."""
         lanes = list(self._partitions.lanes())
-        return sum(len(lane.records) for lane in lanes), sum(lane.waiting_bytes for lane in lanes)
+        return sum(lane.waiting for lane in lanes), sum(lane.waiting_bytes for lane in lanes)
 
-    def _take(self, message: Message) -> None:
-        """Puts a message into its lane. Errors of the log that do not pass end the process."""
-        error, partition, offset = message.error(), message.partition(), message.offset()
-        lane = self._partitions.lane(partition) if partition is not None else None
-        if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF:
-                if lane is not None and offset is not None and offset > lane.next_offset:
-                    lane.reached_end(Offset(offset))
-            else:
-                check_passes(error)
+    def _take(self, messages: list[Message]) -> None:
+        """Puts messages into their lanes, in runs of one partition. Errors of the log that do not pass end the process."""
+        start = 0
+        # By identity: the client's error, compared with None, answers and leaves an exception behind that nobody raised.
+        for at, error in [(at, error) for at, error in enumerate(map(Message.error, messages)) if error is not None]:
+            self._take_records(messages[start:at])
+            self._take_error(messages[at], error)
+            start = at + 1
+        self._take_records(messages[start:])
+
+    def _take_records(self, messages: list[Message]) -> None:
+        if not messages:
             return
-        if lane is None or offset is None:
-            return  # of a partition given back while the message was on its way
-        lane.take(Record(Offset(offset), message.value(), message.key(), headers_of(message), message.timestamp()[1]))
+        owners = np.array(list(map(Message.partition, messages)))
+        cuts = [0, *(np.flatnonzero(owners[1:] != owners[:-1]) + 1).tolist(), len(messages)]
+        for start, end in itertools.pairwise(cuts):
+            lane = self._partitions.lane(int(owners[start]))
+            if lane is not None:  # else of a partition given back while the messages were on their way
+                lane.take(records_of(messages[start:end]))
+
+    def _take_error(self, message: Message, error: KafkaError) -> None:
+        if error.code() != KafkaError._PARTITION_EOF:
+            check_passes(error)
+            return
+        partition, offset = message.partition(), message.offset()
+        lane = self._partitions.lane(partition) if partition is not None else None
+        if lane is not None and offset is not None and offset > lane.next_offset:
+            lane.reached_end(Offset(offset))
 
 
 def check_passes(error: KafkaError) -> None:
@@ -118,19 +134,44 @@ def check_passes(error: KafkaError) -> None:
 # The client's method returns a list with a hole in it AND sets an exception; called by the interpreter's short way the
 # exception is not seen, and touching the hole ends the process. This way of calling looks at both.
 _read_headers = operator.methodcaller("headers")
+_UNREADABLE = ((SCHEMA_VERSION_HEADER, b"unreadable: a header's name is not UTF-8"),)
+_USUAL = list(USUAL_HEADERS)
 
 
-def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
-    """A record's headers, an absent value as an empty one.
+def records_of(messages: Sequence[Message]) -> Records:
+    """The records in messages of one partition that carry no error."""
+    size = len(messages)
+    return Records(
+        np.fromiter(map(Message.offset, messages), dtype=np.int64, count=size),
+        list(map(Message.value, messages)),
+        list(map(Message.key, messages)),
+        headers_of(messages),
+        np.fromiter((found[1] for found in map(Message.timestamp, messages)), dtype=np.int64, count=size),
+    )
+
+
+def headers_of(messages: Sequence[Message]) -> list[Headers]:
+    """Each record's headers, an absent value as an empty one.
 
     A name that is not UTF-8 cannot be read by the client; such a record states no schema version that we could trust,
-    and is decided like one of a version that nobody knows.
+    and is decided like one of a version that nobody knows. The client must not be asked a second time for it.
     """
-    try:
-        found = _read_headers(message) or ()
-    except (SystemError, UnicodeDecodeError):
-        return ((SCHEMA_VERSION_HEADER, b"unreadable: a header's name is not UTF-8"),)
-    return tuple((str(header[0]), _bytes(header[1])) for header in found)
+    found: list[Headers] = []
+    reading = map(_read_headers, messages)
+    while True:
+        try:
+            for raw in reading:
+                found.append(  # noqa: PERF401 - so that what was read before an error is kept
+                    NO_HEADERS if not raw else USUAL_HEADERS if raw == _USUAL else _headers(raw)
+                )
+        except (SystemError, UnicodeDecodeError):
+            found.append(_UNREADABLE)
+            continue
+        return found
+
+
+def _headers(raw: Iterable[tuple[str, str | bytes | None]]) -> Headers:
+    return tuple((str(header[0]), _bytes(header[1])) for header in raw)
 
 
 def _bytes(raw: str | bytes | None) -> bytes:

@@ -12,7 +12,7 @@ from urllib3.exceptions import HTTPError
 
 from consumers.patience import Retriable
 from metering.ranges import Decided
-from meterline_schemas.delta import DELTA_SCHEMA_VERSION, encode_delta
+from meterline_schemas.delta import DELTA_SCHEMA_VERSION
 from runtime.exits import Exit, MeterlineExit
 from runtime.kafka import REQUEST_TIMEOUT_S
 from store import event_log
@@ -75,7 +75,7 @@ class DeltaTopic:
             for decided in ranges:
                 self._producer.produce(
                     self._topic,
-                    value=encode_delta(decided.delta),
+                    value=decided.announcement,
                     partition=decided.span.partition,
                     headers=_HEADERS,
                     on_delivery=on_delivery,

@@ -10,7 +10,7 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from consumers.deciding import RulesChanges, unfound
+from consumers.deciding import Lacking, RulesChanges
 from consumers.patience import Patience, Retriable
 from consumers.ports import CLICKHOUSE_AWAY, GroupOffsets
 from metering.index import Hashes
@@ -94,8 +94,8 @@ class Reads:
 
     # -- ClickHouse ----------------------------------------------------------------------------------------------
 
-    def confirm(self, hashes: Hashes) -> dict[bytes, Claim]:
-        """The admitted rows of suspected keys. A hash that C holds and ClickHouse does not show is a lagging read."""
+    def confirm(self, hashes: Hashes, lacking: Lacking) -> dict[bytes, Claim]:
+        """The admitted rows of suspected keys. A row that C counts and ClickHouse does not show is a lagging read."""
 
         def fetch() -> dict[bytes, Claim]:
             try:
@@ -105,10 +105,10 @@ class Reads:
             except CLICKHOUSE_AWAY:
                 self._clickhouse = None
                 raise
-            missing = unfound(hashes, claims)
+            missing = lacking(claims)
             if missing:
                 raise Retriable(
-                    f"ClickHouse does not show {len(missing)} rows that it acknowledged, key_hash {missing[0]} for one"
+                    f"ClickHouse does not show all rows that it acknowledged: {len(missing)} lack, key_hash {missing[0]} for one"
                 )
             return claims
 

@@ -3,68 +3,38 @@
 Pure: the consumer and the simulation call these very functions. A verdict is a function of the log below the record in
 its partition and of the rules in force at its position; nothing else may enter.
 
-A look-up goes current range, P (decided, not yet in C), C (acknowledged). A hit in C is only suspected: `suspects`
-names the hashes, the caller fetches the admitted rows of those hashes, `decide` compares full keys.
+A look-up goes current range, P (decided, not yet in C), C (acknowledged). It begins by hash, for all records at once: a
+record whose hash nobody else has is admitted. The others are looked at one by one, by their full keys: a hash is only a
+suspicion. Of a hit in C `suspects` names the hash, the caller fetches the admitted rows of it, and `decide` compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from metering import texts
+from metering.columns import Columns
 from metering.index import CommittedIndex, Hashes
-from meterline_schemas.delta import Delta, DeltaLine, Figures
+from metering.reading import Reading, Readings
+from metering.records import Integers, Span
+from meterline_schemas.delta import Delta, DeltaLine, Figures, encode_delta
 from meterline_schemas.event import Claim as Content
-from meterline_schemas.event import Event, Invalid, claim_of, conflict_reason, decode
-from meterline_schemas.ingest import ingested_ms
-from meterline_schemas.key import key_hash, murmur2, row_hash
+from meterline_schemas.event import Invalid, conflict_reason
+from meterline_schemas.instants import utc_day
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
-from meterline_schemas.types import Epoch, Kind, Micros, Offset, Partition, TenantId, UsageType
+from meterline_schemas.types import Kind, Micros
 
 _DAY_MS = 86_400_000
 _MASK64 = (1 << 64) - 1
-
-
-class Record(NamedTuple):
-    """One record of the log, as Kafka gave it. In a Reading `timestamp_ms` is the ingest time."""
-
-    offset: Offset
-    value: bytes | None
-    key: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-    timestamp_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A range [from_offset, to_offset) with the records it holds, by ascending offset; the other offsets are void."""
-
-    epoch: Epoch
-    partition: Partition
-    from_offset: Offset
-    to_offset: Offset
-    records: tuple[Record, ...]
-
-    def __post_init__(self) -> None:
-        if not self.from_offset < self.to_offset:
-            raise ValueError(f"an empty or backward range: [{self.from_offset}, {self.to_offset})")
-        if self.records and not (self.from_offset <= self.records[0].offset and self.records[-1].offset < self.to_offset):
-            raise ValueError(f"records outside their range [{self.from_offset}, {self.to_offset})")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A record with what its bytes say, before any look-up."""
-
-    record: Record
-    event: Event | Invalid
-    key_hash: int
-    key_murmur2: int
-    row_hash: int
+_LOW_BITS = 32
 
 
 class Claim(NamedTuple):
@@ -78,18 +48,15 @@ class Claim(NamedTuple):
     kind: str
     corrects: bytes
     row_hash: int
+    key_hash: int
 
     @property
     def position(self) -> tuple[int, int]:
         return self.epoch, self.offset
 
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A row for usage_events."""
-
-    reading: Reading
-    event: Event
+    @property
+    def content(self) -> Content:
+        return Content(self.tenant_id, self.quantity, cast(Kind, self.kind), self.corrects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +70,32 @@ class Reject:
     admitted: Claim | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decided:
     """A range with its verdicts: what to store, what to announce, what to commit."""
 
     span: Span
     rules_version: int
-    admitted: tuple[Admitted, ...]
+    admitted: Columns
+    ranked: Hashes
+    """Of the keys that the range claims, sorted."""
     rejects: tuple[Reject, ...]
-    claims: Mapping[bytes, Claim]
-    hashes: Hashes
     delta: Delta
 
     @property
     def figures(self) -> Figures:
         """Cumulative at `to`, since the epoch's start."""
         return self.delta.cumulative
+
+    @cached_property
+    def announcement(self) -> bytes:
+        """The delta as it travels."""
+        return encode_delta(self.delta)
+
+    def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
+        """What the range claims of these hashes, which are sorted, by full key."""
+        rows = np.flatnonzero(_held(hashes, self.admitted.key_hash))
+        return dict(_claims(self.span, self.admitted.take(rows))) if len(rows) else {}
 
 
 class Pending:
@@ -136,67 +113,42 @@ class Pending:
     def add(self, decided: Decided) -> None:
         self._ranges.append(decided)
 
-    def claim(self, key: bytes) -> Claim | None:
-        """The claim on `key` by a range in P."""
+    def hits(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Which of `hashes` a range in P claims a key of."""
+        found = np.zeros(len(hashes), dtype=bool)
         for decided in self._ranges:
-            found = decided.claims.get(key)
-            if found is not None:
-                return found
-        return None
+            found |= _held(decided.ranked, hashes)
+        return found
+
+    def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
+        """The claims by ranges in P on keys of these hashes, which are sorted, by full key."""
+        found: dict[bytes, Claim] = {}
+        for decided in self._ranges:
+            found |= decided.claims(hashes)
+        return found
 
     def acknowledge(self, decided: Decided, committed: CommittedIndex) -> None:
         """Moves the oldest range, which must be `decided`, to C."""
         if not self._ranges or self._ranges[0] is not decided:
             raise ValueError("ranges are acknowledged in the order in which they were decided")
-        committed.add(decided.hashes)
+        committed.add(decided.ranked)
         self._ranges.pop(0)
 
 
-def read(span: Span, rules: Rules, partitions: int) -> list[Reading]:
-    """What each record says. A record in another partition than its key leads to is invalid (`misrouted`)."""
-    readings = []
-    for record in span.records:
-        value = record.value or b""
-        if span.epoch > 1:
-            record = record._replace(timestamp_ms=ingested_ms(span.epoch, record.headers, record.timestamp_ms, rules))
-        event = decode(record.value, record.headers, record.timestamp_ms, rules)
-        hashed = murmured = 0
-        if isinstance(event, Event):
-            murmured = murmur2(event.key)
-            home = (murmured & 0x7FFFFFFF) % partitions
-            if home == span.partition:
-                hashed = key_hash(event.key)
-            else:
-                event = Invalid(
-                    Reason.MISROUTED,
-                    f"the key leads to partition {home} of {partitions}, the record is in {span.partition}",
-                    event.tenant_id,
-                    event.source_service,
-                    event.source_entity_id,
-                    event.usage_type,
-                )
-        readings.append(Reading(record, event, hashed, murmured, row_hash(value)))
-    return readings
-
-
-def suspects(readings: Sequence[Reading], committed: CommittedIndex, pending: Pending) -> Hashes:
-    """The hashes whose admitted rows `decide` needs: those that C holds and that P does not answer."""
-    valid = [reading for reading in readings if isinstance(reading.event, Event)]
-    if not valid:
+def suspects(readings: Readings, committed: CommittedIndex, pending: Pending) -> Hashes:
+    """The hashes whose admitted rows `decide` needs: those that C holds and that P does not answer. Sorted, each once."""
+    hit = committed.hits(readings.ranked)
+    if not hit.any():
         return np.empty(0, dtype=np.uint64)
-    hashes = np.fromiter((reading.key_hash for reading in valid), dtype=np.uint64, count=len(valid))
-    hit = committed.hits(hashes)
-    wanted = [
-        reading.key_hash
-        for reading, suspected in zip(valid, hit.tolist(), strict=True)
-        if suspected and isinstance(reading.event, Event) and pending.claim(reading.event.key) is None
-    ]
-    return np.unique(np.array(wanted, dtype=np.uint64))
+    hashes = readings.ranked[hit]
+    keys = texts.listed(texts.take(readings.columns.key, readings.order[hit]))
+    held = pending.claims(hashes)
+    unanswered = np.array([key not in held for key in keys])
+    return _distinct(hashes[unanswered])
 
 
 def decide(
-    span: Span,
-    readings: Sequence[Reading],
+    readings: Readings,
     rules: Rules,
     pending: Pending,
     confirmed: Mapping[bytes, Claim],
@@ -205,107 +157,145 @@ def decide(
     """The verdicts of a range.
 
     `confirmed` maps keys to their admitted rows among the suspects; a row at the record's own or a later position is
-    ignored, for a row never recognises itself. `before` are the cumulative figures at `from_offset`.
+    ignored, for a row never recognises itself. `before` are the cumulative figures at the range's begin.
     """
-    claims: dict[bytes, Claim] = {}
-    admitted: list[Admitted] = []
-    rejects: list[Reject] = []
-    sums: dict[tuple[TenantId, UsageType, int], tuple[int, int]] = {}
-    duplicates = conflicts = invalids = 0
-    hash_sum = 0
+    span, columns = readings.span, readings.columns
+    met = _met(readings, pending, confirmed)
+    admits = np.ones(len(columns), dtype=bool)
+    rejects = [_refused(reading) for _, reading in readings.invalid]
+    invalid, conflicts = len(rejects), 0
+    if len(met):
+        held = pending.claims(_distinct(np.sort(columns.key_hash[met])))
+        for row, (key, claim) in zip(met.tolist(), _claims(span, columns.take(met)), strict=True):
+            holder = held.get(key) or _confirmed_before(claim, confirmed.get(key))
+            if holder is None:
+                held[key] = claim
+                continue
+            admits[row] = False
+            reject = _turned_away(readings, row, claim, holder)
+            if reject is not None:
+                rejects.append(reject)
+                conflicts += reject.verdict == "conflict"
+        rejects.sort(key=lambda reject: reject.reading.record.offset)
 
-    for reading in readings:
-        event, offset = reading.event, reading.record.offset
-        if isinstance(event, Invalid):
-            invalids += 1
-            rejects.append(Reject(reading, "invalid", event.reason, event.detail, None))
-            continue
-        holder = claims.get(event.key) or pending.claim(event.key)
-        if holder is None:
-            holder = confirmed.get(event.key)
-            if holder is not None and holder.position >= (span.epoch, offset):
-                holder = None
-        if holder is None:
-            claims[event.key] = Claim(
-                span.epoch, span.partition, offset, event.tenant_id, event.quantity, event.kind, event.corrects, reading.row_hash
-            )
-            admitted.append(Admitted(reading, event))
-            hash_sum += reading.row_hash
-            line = (TenantId(event.tenant_id), UsageType(event.usage_type), event.occurred_at_ms // _DAY_MS)
-            quantity, count = sums.get(line, (0, 0))
-            sums[line] = quantity + event.quantity, count + 1
-            continue
-        reason = conflict_reason(
-            Content(holder.tenant_id, holder.quantity, cast(Kind, holder.kind), holder.corrects), claim_of(event)
-        )
-        if reason is not None:
-            conflicts += 1
-            rejects.append(Reject(reading, "conflict", reason, "differs in " + ", ".join(_differences(event, holder)), holder))
-        else:
-            duplicates += 1
-            if reading.row_hash != holder.row_hash:
-                rejects.append(
-                    Reject(
-                        reading,
-                        "duplicate",
-                        Reason.DIFFERING_DUPLICATE,
-                        "the same usage in other bytes; not counted again",
-                        holder,
-                    )
-                )
-
+    admitted, ranked = columns, readings.ranked
+    if not admits.all():
+        admitted, ranked = columns.take(admits.nonzero()[0]), ranked[admits[readings.order]]
     figures = Figures(
         admitted=before.admitted + len(admitted),
-        duplicate=before.duplicate + duplicates,
+        duplicate=before.duplicate + len(columns) - len(admitted) - conflicts,
         conflict=before.conflict + conflicts,
-        invalid=before.invalid + invalids,
+        invalid=before.invalid + invalid,
         void=before.void + (span.to_offset - span.from_offset) - len(readings),
-        hash_sum=(before.hash_sum + hash_sum) & _MASK64,
+        hash_sum=(before.hash_sum + int(np.add.reduce(admitted.row_hash, dtype=np.uint64))) & _MASK64,
     )
-    lines = tuple(
-        DeltaLine(tenant, usage_type, _day(day), Micros(quantity), count)
-        for (tenant, usage_type, day), (quantity, count) in sorted(sums.items())
-    )
-    return Decided(
-        span=span,
-        rules_version=rules.version,
-        admitted=tuple(admitted),
-        rejects=tuple(rejects),
-        claims=claims,
-        hashes=np.fromiter((row.reading.key_hash for row in admitted), dtype=np.uint64, count=len(admitted)),
-        delta=Delta(span.epoch, span.partition, span.from_offset, span.to_offset, rules.version, lines, figures),
-    )
+    lines = delta_lines(admitted)
+    delta = Delta(span.epoch, span.partition, span.from_offset, span.to_offset, rules.version, lines, figures)
+    return Decided(span, rules.version, admitted, ranked, tuple(rejects), delta)
 
 
-def _differences(event: Event, holder: Claim) -> list[str]:
-    """What makes the record a conflict with the admitted row, by the names on the wire."""
+def _met(readings: Readings, pending: Pending, confirmed: Mapping[bytes, Claim]) -> Integers:
+    """The rows, ascending, whose hash another row of the range has, or a range in P, or a confirmed row."""
+    ranked = readings.ranked
+    met = pending.hits(ranked)
+    equal = ranked[1:] == ranked[:-1]
+    met[1:] |= equal
+    met[:-1] |= equal
+    if confirmed:
+        hashes = np.array([claim.key_hash for claim in confirmed.values()], dtype=np.uint64)
+        met |= _held(np.sort(hashes), ranked)
+    return np.sort(readings.order[met])
+
+
+def _confirmed_before(claim: Claim, found: Claim | None) -> Claim | None:
+    return found if found is not None and found.position < claim.position else None
+
+
+def _refused(reading: Reading) -> Reject:
+    assert isinstance(reading.event, Invalid)
+    return Reject(reading, "invalid", reading.event.reason, reading.event.detail, None)
+
+
+def _turned_away(readings: Readings, row: int, claim: Claim, holder: Claim) -> Reject | None:
+    """What becomes of a record whose key `holder` has; None for a duplicate that nobody needs to see."""
+    reason = conflict_reason(holder.content, claim.content)
+    if reason is None:
+        if claim.row_hash == holder.row_hash:
+            return None
+        detail = "the same usage in other bytes; not counted again"
+        return Reject(readings.reading(row), "duplicate", Reason.DIFFERING_DUPLICATE, detail, holder)
+    return Reject(readings.reading(row), "conflict", reason, "differs in " + ", ".join(_differences(claim, holder)), holder)
+
+
+def _claims(span: Span, columns: Columns) -> list[tuple[bytes, Claim]]:
+    """What rows of a range claim, or would."""
     return [
-        name
-        for name, mine, theirs in (
-            ("tenantId", event.tenant_id, holder.tenant_id),
-            ("quantity", event.quantity, holder.quantity),
-            ("kind", event.kind, holder.kind),
-            ("corrects", event.corrects, holder.corrects),
+        (key, Claim(span.epoch, span.partition, *rest))
+        for key, *rest in zip(
+            texts.listed(columns.key),
+            columns.offset.tolist(),
+            texts.listed(columns.tenant_id),
+            columns.micros.tolist(),
+            texts.listed(columns.kind),
+            texts.listed(columns.corrects),
+            columns.row_hash.tolist(),
+            columns.key_hash.tolist(),
+            strict=True,
         )
-        if mine != theirs
     ]
 
 
-def _day(days_since_1970: int) -> str:
-    return str(np.datetime64(days_since_1970, "D"))
+def delta_lines(events: Columns) -> tuple[DeltaLine, ...]:
+    """What events add to the counters, exactly: sums are wider than the 64 bits of a column.
+
+    The upper and the lower half of each quantity are summed by themselves, so neither can overflow: a quantity has less
+    than 60 bits, a range fewer than 2**31 events.
+    """
+    if not len(events):
+        return ()
+    (tenant, tenants), (usage_type, types) = texts.coded(events.tenant_id), texts.coded(events.usage_type)
+    days = events.occurred_ms // _DAY_MS
+    first_day = int(days.min())
+    days -= first_day
+    line = (tenant * len(types) + usage_type) * (int(days.max()) + 1) + days
+    order = line.argsort(kind="stable")
+    ranked = line[order]
+    begins = np.ones(len(events), dtype=bool)
+    np.not_equal(ranked[1:], ranked[:-1], out=begins[1:])
+    starts = begins.nonzero()[0]
+    micros = events.micros[order]
+    uppers = np.add.reduceat(micros >> _LOW_BITS, starts)
+    lowers = np.add.reduceat(micros & ((1 << _LOW_BITS) - 1), starts)
+    begun = starts.tolist()
+    counts = map(operator.sub, [*begun[1:], len(events)], begun)
+    firsts = order[starts]
+    places = zip(tenant[firsts].tolist(), usage_type[firsts].tolist(), days[firsts].tolist(), strict=True)
+    lines = [
+        DeltaLine(tenants[at], types[of], utc_day((first_day + day) * _DAY_MS), Micros((upper << _LOW_BITS) + lower), count)
+        for (at, of, day), upper, lower, count in zip(places, uppers.tolist(), lowers.tolist(), counts, strict=True)
+    ]
+    lines.sort(key=operator.attrgetter("tenant_id", "usage_type", "day"))
+    return tuple(lines)
 
 
-def shorter(span: Span, records: int) -> Span:
-    """The first `records` records of a range, ending right behind the last of them."""
-    if not 0 < records < len(span.records):
-        raise ValueError(f"cannot cut {len(span.records)} records to {records}")
-    kept = span.records[:records]
-    return Span(span.epoch, span.partition, span.from_offset, Offset(kept[-1].offset + 1), kept)
+def _distinct(sorted_hashes: Hashes) -> Hashes:
+    """Each once."""
+    first = np.ones(len(sorted_hashes), dtype=bool)
+    np.not_equal(sorted_hashes[1:], sorted_hashes[:-1], out=first[1:])
+    return sorted_hashes[first]
 
 
-def cut_at(span: Span, offset: int) -> Span:
-    """The part of a range below `offset`: a range never straddles a change of the rules."""
-    if not span.from_offset < offset < span.to_offset:
-        raise ValueError(f"{offset} does not lie within [{span.from_offset}, {span.to_offset})")
-    kept = tuple(record for record in span.records if record.offset < offset)
-    return Span(span.epoch, span.partition, span.from_offset, Offset(offset), kept)
+def _held(sorted_hashes: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
+    """Which of `hashes` are among the sorted ones."""
+    if not len(sorted_hashes):
+        return np.zeros(len(hashes), dtype=bool)
+    places = np.searchsorted(sorted_hashes, hashes)
+    places[places == len(sorted_hashes)] = 0
+    found: NDArray[np.bool_] = sorted_hashes[places] == hashes
+    return found
+
+
+def _differences(claim: Claim, holder: Claim) -> list[str]:
+    """What makes a record a conflict with the admitted row, by the names on the wire."""
+    names = ("tenantId", "quantity", "kind", "corrects")
+    return [name for name, mine, theirs in zip(names, claim.content, holder.content, strict=True) if mine != theirs]

@@ -7,7 +7,7 @@ Every function raises clickhouse_connect's `ClickHouseError` family when the ser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -17,6 +17,8 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from numpy.typing import NDArray
 
+from metering import texts
+from metering.columns import TEXT_TYPES
 from metering.index import Hashes
 from metering.ranges import Claim, Decided, Reject
 from meterline_schemas.delta import DeltaLine, Figures
@@ -31,6 +33,8 @@ STRETCH_OFFSETS = 2_000_000
 
 _MAX64 = (1 << 64) - 1
 
+_INSTANT = pa.timestamp("ms", tz="UTC")
+
 _EVENTS = pa.schema(
     [
         ("tenant_id", pa.string()),
@@ -40,8 +44,8 @@ _EVENTS = pa.schema(
         ("quantity", pa.decimal128(18, 6)),
         ("kind", pa.string()),
         ("corrects", pa.binary()),
-        ("occurred_at", pa.timestamp("ms", tz="UTC")),
-        ("ingested_at", pa.timestamp("ms", tz="UTC")),
+        ("occurred_at", _INSTANT),
+        ("ingested_at", _INSTANT),
         ("metadata", pa.binary()),
         ("log_epoch", pa.uint16()),
         ("kafka_partition", pa.uint32()),
@@ -65,7 +69,7 @@ _REJECTS = pa.schema(
         ("source_service", pa.string()),
         ("source_entity_id", pa.string()),
         ("usage_type", pa.string()),
-        ("ingested_at", pa.timestamp("ms", tz="UTC")),
+        ("ingested_at", _INSTANT),
         ("raw_key", pa.binary()),
         ("raw_value", pa.binary()),
         ("headers", pa.list_(pa.struct([("1", pa.binary()), ("2", pa.binary())]))),
@@ -78,47 +82,52 @@ _REJECTS = pa.schema(
 )
 
 
-def _decimals(micros: Sequence[int]) -> pa.Array:
+def _decimals(micros: NDArray[np.int64]) -> pa.Array:
     """Millionths to Decimal(18,6) without a Decimal object each: the stored integer is the millionths."""
     words = np.empty((len(micros), 2), dtype=np.int64)
     words[:, 0] = micros
-    words[:, 1] = words[:, 0] >> 63
-    return pa.Array.from_buffers(pa.decimal128(18, 6), len(micros), [None, pa.py_buffer(words.tobytes())])
+    words[:, 1] = micros >> 63
+    return pa.Array.from_buffers(pa.decimal128(18, 6), len(micros), [None, pa.py_buffer(words)])
+
+
+def _milliseconds(at_ms: NDArray[np.int64]) -> pa.Array:
+    return pa.array(at_ms).cast(_INSTANT)
 
 
 def admitted_rows(cycle: Iterable[Decided]) -> pa.Table:
     """The rows of a cycle as the table wants them; the schema is enforced here, for the server would fill in defaults."""
-    rows = [(decided, row.reading, row.event) for decided in cycle for row in decided.admitted]
-    events = [event for _, _, event in rows]
-    readings = [reading for _, reading, _ in rows]
-    spans = [decided.span for decided, _, _ in rows]
-    columns: list[object] = [
-        [event.tenant_id for event in events],
-        [event.usage_type for event in events],
-        [event.source_service for event in events],
-        [event.source_entity_id for event in events],
-        _decimals([event.quantity for event in events]),
-        [event.kind for event in events],
-        [event.corrects for event in events],
-        [event.occurred_at_ms for event in events],
-        [reading.record.timestamp_ms for reading in readings],
-        [event.metadata for event in events],
-        [span.epoch for span in spans],
-        [span.partition for span in spans],
-        [reading.record.offset for reading in readings],
-        [reading.key_hash for reading in readings],
-        [reading.key_murmur2 for reading in readings],
-        [reading.row_hash for reading in readings],
-        [decided.rules_version for decided, _, _ in rows],
-        [_MAX64 - (span.epoch << 48 | reading.record.offset) for span, reading in zip(spans, readings, strict=True)],
+    return pa.Table.from_batches([_admitted(decided) for decided in cycle if len(decided.admitted)], _EVENTS)
+
+
+def _admitted(decided: Decided) -> pa.RecordBatch:
+    span, events = decided.span, decided.admitted
+    size, positions = len(events), events.offset.astype(np.uint64)
+
+    def text(name: str) -> pa.Array:
+        return texts.arrow(getattr(events, name), TEXT_TYPES[name])
+
+    versions = ~(np.uint64(span.epoch << 48) | positions)
+    columns = [
+        text("tenant_id"),
+        text("usage_type"),
+        text("source_service"),
+        text("source_entity_id"),
+        _decimals(events.micros),
+        text("kind"),
+        text("corrects"),
+        _milliseconds(events.occurred_ms),
+        _milliseconds(events.ingested_ms),
+        text("metadata"),
+        pa.repeat(pa.scalar(span.epoch, pa.uint16()), size),
+        pa.repeat(pa.scalar(span.partition, pa.uint32()), size),
+        pa.array(positions),
+        pa.array(events.key_hash),
+        pa.array(events.key_murmur2),
+        pa.array(events.row_hash),
+        pa.repeat(pa.scalar(decided.rules_version, pa.uint16()), size),
+        pa.array(versions),
     ]
-    return pa.Table.from_arrays(
-        [
-            column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
-            for column, field in zip(columns, _EVENTS, strict=True)
-        ],
-        schema=_EVENTS,
-    )
+    return pa.RecordBatch.from_arrays(columns, schema=_EVENTS)
 
 
 def reject_rows(cycle: Iterable[Decided]) -> pa.Table:
@@ -167,12 +176,12 @@ def confirm(client: Client, hashes: Hashes) -> dict[bytes, Claim]:
         wanted = ",".join(map(str, hashes[start : start + CONFIRM_HASHES_MAX].tolist()))
         result = client.query(
             "SELECT source_service, source_entity_id, usage_type, log_epoch, kafka_partition, kafka_offset, tenant_id,"
-            " reinterpretAsInt64(quantity), kind, corrects, row_hash"
+            " reinterpretAsInt64(quantity), kind, corrects, row_hash, key_hash"
             f" FROM usage_events WHERE key_hash IN ({wanted})"
         )
-        for service, entity, usage_type, epoch, partition, offset, tenant, micros, kind, corrects, row_hash in result.result_rows:
+        for service, entity, usage_type, epoch, partition, offset, tenant, micros, kind, corrects, *hashed in result.result_rows:
             key = dedup_key(service, entity, usage_type)
-            claim = Claim(epoch, partition, offset, tenant, Micros(micros), kind, corrects.encode(), row_hash)
+            claim = Claim(epoch, partition, offset, tenant, Micros(micros), kind, corrects.encode(), *hashed)
             known = claims.get(key)
             if known is None or claim.position < known.position:
                 claims[key] = claim

@@ -118,7 +118,7 @@ def decode(value: bytes | None, headers: Headers | None, ingested_ms: int, rules
     `headers` as the Kafka client gives them; `ingested_ms` is the record's log-append time.
     """
     if headers:
-        problem = _version_problem(headers, rules)
+        problem = version_problem(headers, rules)
         if problem:
             return _with_names(Reason.UNSUPPORTED_SCHEMA_VERSION, problem, value, rules)
     if not value:
@@ -157,7 +157,8 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _QUANTITY: Final = re.compile(rb'("?)(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,6}))?\1')
 
 
-def _version_problem(headers: Headers, rules: Rules) -> str | None:
+def version_problem(headers: Headers, rules: Rules) -> str | None:
+    """Step 1: what is wrong with the headers, None when they may stand."""
     found = [value for name, value in headers if name == SCHEMA_VERSION_HEADER]
     if not found:
         return None

@@ -195,7 +195,7 @@ class Pipeline:
                 assert error.code() == KafkaError._PARTITION_EOF, error.str()
                 ends[partition] = offset
                 continue
-            headers = headers_of(message)
+            (headers,) = headers_of([message])
             value = message.value()
             event = decode(value, headers, message.timestamp()[1], RULES[1])
             verdict, raw = self._verdict(event, value or b"", partition, seen)

@@ -12,7 +12,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicParti
 from consumers.polling import headers_of
 from consumers.ports import DeltaTopic
 from metering.index import CommittedIndex
-from metering.ranges import Decided, Pending, Record, Span, decide, read, suspects
+from metering.ranges import Decided, Pending, decide, suspects
+from metering.reading import read
+from metering.records import Record, Records, Span
 from meterline_schemas.delta import Figures, encode_commit
 from meterline_schemas.rules import RULES
 from meterline_schemas.types import Epoch, Offset, Partition
@@ -49,11 +51,11 @@ class CountedLog:
         for partition, (at, figures) in sorted(self._decided.items()):
             if ends[partition] == at:
                 continue
-            span = Span(Epoch(1), Partition(partition), Offset(at), Offset(ends[partition]), tuple(records[partition]))
+            span = Span(Epoch(1), Partition(partition), Offset(at), Offset(ends[partition]), Records.of(records[partition]))
             readings = read(span, RULES[1], self.epoch.partitions)
             wanted = suspects(readings, self._index[partition], Pending())
-            decided = decide(span, readings, RULES[1], Pending(), event_log.confirm(client, wanted), figures)
-            self._index[partition].add(decided.hashes)
+            decided = decide(readings, RULES[1], Pending(), event_log.confirm(client, wanted), figures)
+            self._index[partition].add(decided.ranked)
             self._decided[partition] = (ends[partition], decided.figures)
             cycle.append(decided)
         event_log.insert(client, event_log.admitted_rows(cycle), event_log.reject_rows(cycle))
@@ -104,7 +106,7 @@ class CountedLog:
                     open_partitions.discard(partition)
                     continue
                 assert offset is not None
-                record = Record(Offset(offset), message.value(), message.key(), headers_of(message), message.timestamp()[1])
+                record = Record(Offset(offset), message.value(), message.key(), headers_of([message])[0], message.timestamp()[1])
                 found[partition].append(record)
         consumer.close()
         return found

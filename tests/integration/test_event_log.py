@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metering.ranges import Decided, Pending, decide, read
+from metering.ranges import Decided, Pending, decide
+from metering.reading import read
 from meterline_schemas.delta import Figures
 from meterline_schemas.key import dedup_key
 from meterline_schemas.rules import RULES
@@ -27,7 +28,7 @@ def decided(
     first: int, values: list[bytes | None], partition: int = 0, epoch: int = 1, pending: Pending | None = None
 ) -> Decided:
     work = span(partition, first, values, epoch=epoch)
-    return decide(work, read(work, RULES[1], PARTITIONS), RULES[1], pending or Pending(), {}, Figures(invalid=first))
+    return decide(read(work, RULES[1], PARTITIONS), RULES[1], pending or Pending(), {}, Figures(invalid=first))
 
 
 def insert(client: Client, *ranges: Decided) -> None:
@@ -52,10 +53,10 @@ def test_identical_copies_are_one_row_an_offset_whatever_is_read(client: Client)
     assert copies[0] > 4, "the copies must lie there for the test to mean anything"
     held = event_log.held_below(client, 1, 0, 9)
     assert (held.admitted, held.hash_sum) == (4, work.figures.hash_sum)
-    assert sorted(held.hashes.tolist()) == sorted(work.hashes.tolist())
+    assert sorted(held.hashes.tolist()) == sorted(work.ranked.tolist())
     found = event_log.recompute(client, 1, 0, 5, 9)
     assert (found.lines, found.events, found.hash_sum) == (work.delta.lines, 4, work.figures.hash_sum)
-    assert event_log.confirm(client, work.hashes) == dict(work.claims)
+    assert event_log.confirm(client, work.ranked) == work.claims(work.ranked)
 
 
 def test_a_position_bounds_what_is_read_below_it_and_other_partitions_do_not_show(client: Client) -> None:
@@ -111,9 +112,9 @@ def test_confirm_gives_the_smallest_position_of_a_key_and_reads_more_hashes_than
     first, again = decided(7, [body(entity)]), decided(9, [body(entity)])
     insert(client, again)
     insert(client, first)
-    many = np.unique(np.concatenate((first.hashes, np.arange(event_log.CONFIRM_HASHES_MAX * 2, dtype=np.uint64))))
+    many = np.unique(np.concatenate((first.ranked, np.arange(event_log.CONFIRM_HASHES_MAX * 2, dtype=np.uint64))))
     claims = event_log.confirm(client, many)
-    assert claims == {dedup_key("worker", entity, "PHOTO"): first.claims[dedup_key("worker", entity, "PHOTO")]}
+    assert claims == {dedup_key("worker", entity, "PHOTO"): first.claims(first.ranked)[dedup_key("worker", entity, "PHOTO")]}
     assert event_log.confirm(client, many[:0]) == {}
 
 
@@ -125,7 +126,7 @@ def test_a_correction_comes_back_with_its_sign_kind_and_what_it_corrects(client:
     }
     work = decided(0, [body(entity, "-2.5", **over)])
     insert(client, work)
-    (claim,) = event_log.confirm(client, work.hashes).values()
+    (claim,) = event_log.confirm(client, work.ranked).values()
     assert (claim.quantity, claim.kind, claim.corrects) == (-2_500_000, "correction", dedup_key("w", "\u00e9:1", "PHOTO"))
     assert event_log.recompute(client, 1, 0, 0, 1).lines == work.delta.lines
 
@@ -142,7 +143,7 @@ def test_the_keys_of_an_older_epoch_come_with_what_selects_their_slot_and_copies
         assert len(found) == -(-6 // min(stretch, 6))
         hashes = np.concatenate([keys.hashes for keys in found])
         murmurs = np.concatenate([keys.murmurs for keys in found])
-        assert sorted(hashes.tolist()) == sorted(old.hashes.tolist())
+        assert sorted(hashes.tolist()) == sorted(old.ranked.tolist())
         assert {int(murmur & 0x7FFFFFFF) % PARTITIONS for murmur in murmurs} == {0}
         assert sum(int(keys.row_hashes.sum(dtype=np.uint64)) for keys in found) % (1 << 64) == old.figures.hash_sum
         assert event_log.rows_between(client, 1, 0, 0, 6) == (6, old.figures.hash_sum)

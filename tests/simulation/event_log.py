@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from metering.ranges import Record
+from metering.records import Record
 from meterline_schemas.types import Offset
 from tests.simulation.workload import BURSTS, DAY_MS, FIRST_MS, PARTITIONS, Message, draw
 

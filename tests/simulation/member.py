@@ -8,12 +8,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from consumers.assignment import Assigning
-from consumers.deciding import Decider, unfound
+from consumers.deciding import Decider, Lacking
 from consumers.lane import Lane
 from consumers.patience import Retriable
 from consumers.storing import Cycle, committed_at
 from metering.index import Hashes
 from metering.ranges import Claim
+from metering.records import Records
 from meterline_schemas.rules import Rules
 from meterline_schemas.types import Epoch, Offset
 from runtime.exits import Exit, MeterlineExit
@@ -186,8 +187,7 @@ class Member:
         lane = lanes[int(self.random.random() * len(lanes))]
         log, partition = self.world.stores.log, lane.partition
         records, position = log.read(partition, self.positions[partition], 1 + int(self.random.random() * 8))
-        for record in records:
-            lane.take(record)
+        lane.take(Records.of(records))
         self.positions[partition] = position
         if position == len(log.partitions[partition]) and position > lane.next_offset:
             lane.reached_end(Offset(position))
@@ -199,7 +199,7 @@ class Member:
         self.decider.acknowledge(committed)
         if len(self.cycles) >= _CYCLES_WAITING_MAX:
             return
-        if not any(lane.records or lane.eof is not None for lane in self.decider.lanes.values()):
+        if not any(lane.has_work() for lane in self.decider.lanes.values()):
             return
         changes = self.rules_changes()
         self.deciding = True
@@ -221,12 +221,12 @@ class Member:
         """Read after the ranges were fetched and before they are decided."""
         return {partition: list(found) for partition, found in self.world.stores.ledger.rules_from.items()}
 
-    def _confirm(self, hashes: Hashes) -> dict[bytes, Claim]:
-        """As the product's main loop does it: a hash that C holds and ClickHouse does not show is a lagging read."""
+    def _confirm(self, hashes: Hashes, lacking: Lacking) -> dict[bytes, Claim]:
+        """As the product's main loop does it: a row that C counts and ClickHouse does not show is a lagging read."""
 
         def fetch() -> dict[bytes, Claim]:
             claims = self.world.stores.confirm(hashes)
-            if unfound(hashes, claims):
+            if lacking(claims):
                 raise Retriable("lagging")
             return claims
 

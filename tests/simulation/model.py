@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metering.ranges import Record
+from metering.records import Record
 from meterline_schemas.delta import Figures
 from meterline_schemas.event import Event, Invalid, claim_of, conflict_reason
 from meterline_schemas.key import row_hash

@@ -13,26 +13,32 @@ from types import MappingProxyType
 from typing import Any, Final
 from unittest.mock import patch
 
+import numpy as np
+from numpy.typing import NDArray
+
 import aggregator.counting
 import consumers.assignment
 import consumers.deciding
 import consumers.lane
 import metering.ranges
-import tests.simulation.member
 from consumers.assignment import Start, start_of
 from consumers.deciding import Decider
 from consumers.lane import Lane
 from consumers.patience import Retriable
 from consumers.storing import Cycle, Storer
+from metering.columns import Columns
 from metering.fence import FenceAction
 from metering.index import Hashes
-from metering.ranges import Claim, Decided, Pending, Reading, Span
+from metering.ranges import Claim, Decided, Pending
+from metering.reading import Readings
+from metering.records import Span
+from metering.suspicion import Suspicion
+from metering.texts import listed
 from meterline_schemas.delta import CommitNote, Delta, DeltaLine, Figures, parse_commit
 from meterline_schemas.rules import Rules
 from meterline_schemas.types import Epoch, Micros, Offset, TenantId, UsageType
 from store.event_log import Held
 from store.fences import Fence
-from tests.simulation import codec
 from tests.simulation.member import Member
 
 Mutant = AbstractContextManager[object]
@@ -42,19 +48,32 @@ def no_exact_confirm() -> Mutant:
     """A hash that C holds is taken for the key."""
     exact = metering.ranges.decide
 
-    def by_hash(
-        span: Span,
-        readings: Sequence[Reading],
-        rules: Rules,
-        pending: Pending,
-        confirmed: Mapping[bytes, Claim],
-        before: Figures,
-    ) -> Decided:
-        holders = {codec.key_hash(key): claim for key, claim in confirmed.items()}
-        taken = {r.event.key: holders[r.key_hash] for r in readings if hasattr(r.event, "key") and r.key_hash in holders}
-        return exact(span, readings, rules, pending, taken, before)
+    def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], before: Figures) -> Decided:
+        holders = {claim.key_hash: claim for claim in confirmed.values()}
+        rows = zip(listed(readings.columns.key), readings.columns.key_hash.tolist(), strict=True)
+        return exact(readings, rules, pending, {key: holders[hashed] for key, hashed in rows if hashed in holders}, before)
 
     return patch.object(consumers.deciding, "decide", by_hash)
+
+
+@contextmanager
+def equal_hashes_not_compared() -> Iterator[None]:
+    """Within a range and in P, a hash is taken for the key."""
+    exact, by_key = metering.ranges.decide, metering.ranges._claims
+
+    def claims(span: Span, columns: Columns) -> list[tuple[bytes, Claim]]:
+        return [(b"%d" % claim.key_hash, claim) for _, claim in by_key(span, columns)]
+
+    def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], before: Figures) -> Decided:
+        return exact(readings, rules, pending, {b"%d" % claim.key_hash: claim for claim in confirmed.values()}, before)
+
+    with patch.object(metering.ranges, "_claims", claims), patch.object(consumers.deciding, "decide", by_hash):
+        yield
+
+
+def pending_not_asked() -> Mutant:
+    """What stands in P meets nobody."""
+    return patch.object(Pending, "hits", lambda self, hashes: np.zeros(len(hashes), dtype=bool))
 
 
 def self_recognition() -> Mutant:
@@ -131,8 +150,11 @@ class _Leftover(Pending):
         super().__init__()
         self._earlier = earlier
 
-    def claim(self, key: bytes) -> Claim | None:
-        return super().claim(key) or self._earlier.claim(key)
+    def hits(self, hashes: Hashes) -> NDArray[np.bool_]:
+        return super().hits(hashes) | self._earlier.hits(hashes)
+
+    def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
+        return self._earlier.claims(hashes) | super().claims(hashes)
 
 
 def pending_kept_on_failure() -> Mutant:
@@ -163,7 +185,8 @@ def dropped_before_added() -> Mutant:
             for decided in cycle.ranges:
                 lane = self.lanes[decided.span.partition]
                 lane.pending.acknowledge(decided, nowhere)
-                late.append((lane, decided.hashes))
+                lane.stored = decided.span.to_offset
+                late.append((lane, decided.ranked))
 
     return patch.object(Decider, "acknowledge", hand_over)
 
@@ -199,7 +222,17 @@ def build_that_lacks_the_rules() -> Mutant:
 
 def suspect_without_a_row_is_new() -> Mutant:
     """A hash that C holds and ClickHouse does not show is no reason to wait."""
-    return patch.object(tests.simulation.member, "unfound", lambda hashes, claims: [])
+    return patch.object(Suspicion, "lacking", lambda self, claims: [])
+
+
+def one_row_of_a_hash_is_enough() -> Mutant:
+    """A read that shows any key of a suspected hash is taken to show all of them."""
+
+    def none_found(self: Suspicion, claims: Mapping[bytes, Claim]) -> list[int]:
+        found = {claim.key_hash for claim in claims.values()}
+        return [hashed for hashed in self.hashes.tolist() if hashed not in found]
+
+    return patch.object(Suspicion, "lacking", none_found)
 
 
 def rules_read_before_the_range() -> Mutant:
@@ -263,13 +296,8 @@ def recompute_not_checked() -> Mutant:
 
 
 def sums_in_int64() -> Mutant:
-    """Sums wrap around where an int64 does."""
-
-    def wrapped(tenant_id: TenantId, usage_type: UsageType, day: str, quantity: int, events: int) -> DeltaLine:
-        wrapped_sum = (quantity + (1 << 63)) % (1 << 64) - (1 << 63)
-        return DeltaLine(tenant_id, usage_type, day, Micros(wrapped_sum), events)
-
-    return patch.object(metering.ranges, "DeltaLine", wrapped)
+    """Quantities are summed whole, in the 64 bits of a column."""
+    return patch.object(metering.ranges, "_LOW_BITS", 63)
 
 
 def sums_in_float() -> Mutant:
@@ -286,6 +314,8 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
         mutant.__name__: mutant
         for mutant in (
             no_exact_confirm,
+            equal_hashes_not_compared,
+            pending_not_asked,
             self_recognition,
             commit_before_announce,
             no_fence,
@@ -298,6 +328,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             straddling_range,
             build_that_lacks_the_rules,
             suspect_without_a_row_is_new,
+            one_row_of_a_hash_is_enough,
             rules_read_before_the_range,
             lowered_offset_left_alone,
             note_trusted_beside_another_offset,

@@ -17,7 +17,8 @@ import aggregator.counting
 import consumers.assignment
 import consumers.deciding
 import consumers.storing
-import metering.ranges
+import metering.keys
+import metering.reading
 from meterline_schemas.rules import Rules
 from tests.simulation import codec, ledger, tables
 from tests.simulation.violation import Crash
@@ -63,11 +64,11 @@ def driven() -> Iterator[None]:
     """Within, the product's modules work on simulated stores."""
     quiet = _QuietMetrics()
     replaced: list[tuple[Any, Mapping[str, Any]]] = [
-        (metering.ranges, {"decode": codec.decode, "murmur2": codec.murmur2, "key_hash": codec.key_hash}),
+        (metering.reading, {"decode": codec.decode, "murmur2": codec.murmur2, "key_hash": codec.key_hash}),
+        (metering.keys, {"key_hash": codec.key_hash}),
         (
             consumers.deciding,
             {
-                "key_hash": codec.key_hash,
                 "event_log": SimpleNamespace(admitted_rows=tables.admitted_rows, reject_rows=tables.reject_rows),
                 "metrics": quiet,
             },

@@ -18,8 +18,6 @@ from tests.simulation.workload import PARTITIONS
 @dataclass
 class Stores:
     random: Random
-    confirms_lag: bool
-    """Not where hashes are weak: of two keys with one hash a lagging read may show one, and nobody could tell."""
     log: EventLog
     tables: Tables = field(default_factory=Tables)
     deltas: list[list[bytes]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
@@ -42,7 +40,7 @@ class Stores:
         return self.tables.held_below(partition, offset, self._seen())
 
     def confirm(self, hashes: Hashes) -> dict[bytes, Claim]:
-        return self.tables.confirm(hashes, self._seen() if self.confirms_lag else None)
+        return self.tables.confirm(hashes, self._seen())
 
     def recompute(self, partition: int, from_offset: int, to_offset: int) -> Recomputed:
         return self.tables.recompute(partition, from_offset, to_offset, self._seen())

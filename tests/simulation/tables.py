@@ -6,12 +6,14 @@ A read may lag: it sees the first so many arrivals, as a replica that is behind 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from metering.index import Hashes
 from metering.ranges import Claim, Decided
+from metering.texts import listed
 from meterline_schemas.delta import DeltaLine
 from meterline_schemas.types import Micros, TenantId, UsageType
 from store.event_log import Held, Recomputed
@@ -50,21 +52,22 @@ class RejectRow(NamedTuple):
 def admitted_rows(ranges: Iterable[Decided]) -> tuple[Row, ...]:
     """Stands where the consumer makes its Arrow table."""
     return tuple(
-        Row(
-            decided.span.partition,
-            row.reading.record.offset,
-            row.event.key,
-            row.reading.key_hash,
-            row.event.tenant_id,
-            row.event.usage_type,
-            row.event.occurred_at_ms // DAY_MS,
-            row.event.quantity,
-            row.event.kind,
-            row.event.corrects,
-            row.reading.row_hash,
-        )
+        row
         for decided in ranges
-        for row in decided.admitted
+        for row in map(
+            Row,
+            repeat(int(decided.span.partition)),
+            decided.admitted.offset.tolist(),
+            listed(decided.admitted.key),
+            decided.admitted.key_hash.tolist(),
+            listed(decided.admitted.tenant_id),
+            listed(decided.admitted.usage_type),
+            (decided.admitted.occurred_ms // DAY_MS).tolist(),
+            decided.admitted.micros.tolist(),
+            listed(decided.admitted.kind),
+            listed(decided.admitted.corrects),
+            decided.admitted.row_hash.tolist(),
+        )
     )
 
 
@@ -120,7 +123,15 @@ class Tables:
                 known = claims.get(row.key)
                 if known is None or row.offset < known.offset:
                     claims[row.key] = Claim(
-                        1, row.partition, row.offset, row.tenant_id, row.quantity, row.kind, row.corrects, row.row_hash
+                        1,
+                        row.partition,
+                        row.offset,
+                        row.tenant_id,
+                        row.quantity,
+                        row.kind,
+                        row.corrects,
+                        row.row_hash,
+                        row.key_hash,
                     )
         return claims
 

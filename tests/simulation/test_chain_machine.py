@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from metering.index import CommittedIndex
-from metering.ranges import Decided, Pending, Span, cut_at, decide, read, shorter, suspects
+from metering.ranges import Decided, Pending, decide, suspects
+from metering.reading import read
+from metering.records import Records, Span, cut_at, shorter
 from meterline_schemas.delta import Figures
 from meterline_schemas.types import Epoch, Offset, Partition
 from tests.simulation import codec, seams
@@ -106,7 +108,7 @@ class ChainMachine(RuleBasedStateMachine):
         end = data.draw(st.integers(start + 1, len(self.log.partitions[0])), "to")
         records = tuple(record for record in self.log.partitions[0][start:] if record is not None)
         whole = len(self.log.partitions[0])
-        span = Span(Epoch(1), Partition(0), Offset(start), Offset(whole), records)
+        span = Span(Epoch(1), Partition(0), Offset(start), Offset(whole), Records.of(records))
         span = cut_at(span, end) if end < whole else span
         if len(span.records) > 1 and data.draw(st.booleans(), "cut to fit a delta"):
             return shorter(span, data.draw(st.integers(1, len(span.records) - 1), "records kept"))
@@ -115,7 +117,7 @@ class ChainMachine(RuleBasedStateMachine):
     def decided(self, span: Span, index: CommittedIndex, pending: Pending, before: Figures) -> Decided:
         readings = read(span, _RULES, PARTITIONS)
         confirmed = self.tables.confirm(suspects(readings, index, pending), None)
-        return decide(span, readings, _RULES, pending, confirmed, before)
+        return decide(readings, _RULES, pending, confirmed, before)
 
     def rebuilt(self, offset: int) -> CommittedIndex:
         return CommittedIndex(self.tables.held_below(0, offset, None).hashes)

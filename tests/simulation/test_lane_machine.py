@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consumers.lane import Lane
+from metering.columns import NO_EVENTS
 from metering.index import CommittedIndex
-from metering.ranges import Decided, Record, Span, cut_at, shorter
+from metering.ranges import Decided
+from metering.records import Record, Records, Span, cut_at, shorter
 from meterline_schemas.delta import Delta, Figures
 from meterline_schemas.types import Epoch, Offset, Partition
 from tests.simulation.unhurried import unhurried
@@ -35,7 +36,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.end = offset + 1
         self.log.append(record)
         self.waiting.append(record)
-        self.lane.take(record)
+        self.lane.take(Records.of([record]))
         self.seen_end = max(self.seen_end, self.end)
 
     @rule(void=st.integers(0, 3))
@@ -49,7 +50,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, 5))
     def a_record_out_of_order_is_refused(self, back: int) -> None:
         try:
-            self.lane.take(self.waiting[-1]._replace(offset=Offset(self.waiting[-1].offset - back)))
+            self.lane.take(Records.of([self.waiting[-1]._replace(offset=Offset(self.waiting[-1].offset - back))]))
         except ValueError:
             return
         raise AssertionError("a record was taken twice")
@@ -75,7 +76,7 @@ class LaneMachine(RuleBasedStateMachine):
     def _decide(self, span: Span) -> None:
         figures = Figures(void=span.to_offset - _START)
         delta = Delta(span.epoch, span.partition, span.from_offset, span.to_offset, 1, (), figures)
-        self.lane.decided(Decided(span, 1, (), (), {}, np.empty(0, dtype=np.uint64), delta))
+        self.lane.decided(Decided(span, 1, NO_EVENTS, NO_EVENTS.key_hash, (), delta))
         self.handed += span.records
         self.waiting = self.waiting[len(span.records) :]
         assert self.lane.next_offset == span.to_offset
@@ -84,7 +85,8 @@ class LaneMachine(RuleBasedStateMachine):
     @invariant()
     def every_record_is_handed_out_once_or_waits(self) -> None:
         assert self.handed + self.waiting == self.log
-        assert list(self.lane.records) == self.waiting
+        assert list(self.lane.records()) == self.waiting
+        assert self.lane.waiting == len(self.waiting)
 
     @invariant()
     def an_end_that_was_reached_is_forgotten(self) -> None:

@@ -28,10 +28,9 @@ class World:
     def __init__(self, seed: int, verbose: bool = False) -> None:
         self.seed, self.verbose = seed, verbose
         self.random = random = Random(seed)
-        weak = random.random() < 0.5
-        codec.use_weak_hashes(weak)
+        codec.use_weak_hashes(random.random() < 0.5)
         starts = [0 if random.random() < 0.7 else int(random.random() * 5) for _ in range(PARTITIONS)]
-        self.stores = Stores(random, confirms_lag=not weak, log=EventLog(starts))
+        self.stores = Stores(random, log=EventLog(starts))
         self.loses_deltas = random.random() < 0.3
         self.delta_bytes_max = 524_288 if random.random() < 0.7 else 330
         self.late: list[Step] = []

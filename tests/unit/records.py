@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from metering.ranges import Record, Span
+from metering.records import Record, Records, Span
 from meterline_schemas.key import dedup_key, partition_of
 from meterline_schemas.types import Epoch, Offset, Partition
 
@@ -49,7 +49,7 @@ def record(offset: int, value: bytes | None, headers: tuple[tuple[str, bytes], .
 
 def span(partition: int, first: int, values: list[bytes | None], end: int | None = None, epoch: int = 1) -> Span:
     """A range that starts at `first` and holds the values at successive offsets."""
-    records = tuple(record(first + index, value) for index, value in enumerate(values))
+    records = Records.of(record(first + index, value) for index, value in enumerate(values))
     return Span(
         Epoch(epoch), Partition(partition), Offset(first), Offset(end if end is not None else first + len(values)), records
     )

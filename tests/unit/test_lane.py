@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from confluent_kafka import KafkaError
 from prometheus_client import REGISTRY
 
 from consumers.assignment import Start, start_of
-from consumers.deciding import Decider, unfound
+from consumers.deciding import Decider, Lacking
 from consumers.lane import Lane
 from consumers.polling import check_passes, headers_of
 from consumers.storing import Cycle
 from metering.index import CommittedIndex, Hashes
-from metering.ranges import Claim, Record
+from metering.ranges import Claim
+from metering.records import Record, Records
 from meterline_schemas.delta import Figures, encode_commit, encode_delta
 from meterline_schemas.event import Invalid, decode
 from meterline_schemas.key import key_hash
@@ -31,10 +31,14 @@ def lane(partition: int = 0, at: int = 0) -> Lane:
 
 
 def decider(*lanes: Lane, delta_bytes_max: int = 1 << 19) -> Decider:
-    def confirm(hashes: Hashes) -> dict[bytes, Claim]:
+    def confirm(hashes: Hashes, lacking: Lacking) -> dict[bytes, Claim]:
         raise AssertionError(f"asked to confirm {hashes}")
 
     return Decider({int(one.partition): one for one in lanes}, PARTITIONS, delta_bytes_max, confirm)
+
+
+def take(one: Lane, *records: Record) -> None:
+    one.take(Records.of(records))
 
 
 def ranges(cycle: Cycle | None) -> list[tuple[int, int, int]]:
@@ -49,8 +53,8 @@ def test_nothing_waits_and_nothing_is_decided() -> None:
 
 def test_a_range_reaches_from_where_the_lane_stands_behind_its_newest_record_gaps_included() -> None:
     one = lane(at=3)
-    one.take(record(5, b"{"))
-    one.take(record(9, b"{"))
+    take(one, record(5, b"{"))
+    take(one, record(9, b"{"))
     span = one.span([0])
     assert span is not None
     assert (span.from_offset, span.to_offset, len(span.records)) == (3, 10, 2)
@@ -66,7 +70,7 @@ def test_the_end_of_the_log_makes_a_range_of_void_offsets_alone() -> None:
 
 def test_void_offsets_behind_the_newest_record_wait_until_the_log_is_known_to_end_there() -> None:
     one = lane()
-    one.take(record(0, b"{"))
+    take(one, record(0, b"{"))
     assert ranges(decider(one).cycle(RULES_FROM_0)) == [(0, 0, 1)]
     one.reached_end(Offset(4))
     assert ranges(decider(one).cycle(RULES_FROM_0)) == [(0, 1, 4)]
@@ -75,7 +79,7 @@ def test_void_offsets_behind_the_newest_record_wait_until_the_log_is_known_to_en
 def test_an_end_of_the_log_that_newer_records_have_passed_is_forgotten() -> None:
     one = lane()
     one.reached_end(Offset(2))
-    one.take(record(2, b"{"))
+    take(one, record(2, b"{"))
     assert ranges(decider(one).cycle(RULES_FROM_0)) == [(0, 0, 3)]
     assert one.eof is None
 
@@ -83,19 +87,19 @@ def test_an_end_of_the_log_that_newer_records_have_passed_is_forgotten() -> None
 @pytest.mark.parametrize("offset", [4, 2])
 def test_a_record_that_does_not_come_after_the_newest_one_is_refused(offset: int) -> None:
     one = lane(at=3)
-    one.take(record(4, b"{"))
+    take(one, record(4, b"{"))
     with pytest.raises(ValueError, match=f"offset {offset} after 4"):
-        one.take(record(offset, b"{"))
+        take(one, record(offset, b"{"))
 
 
 def test_a_range_ends_where_the_rules_change_and_the_next_begins_there() -> None:
     one = lane()
     for offset in range(6):
-        one.take(record(offset, b"{"))
+        take(one, record(offset, b"{"))
     chain = decider(one)
     changes = RULES_FROM_0 | {0: [(0, 1), (4, 1)]}
     assert ranges(chain.cycle(changes)) == [(0, 0, 4)]
-    assert [waiting.offset for waiting in one.records] == [4, 5]
+    assert one.records().offsets.tolist() == [4, 5]
     assert ranges(chain.cycle(changes)) == [(0, 4, 6)]
 
 
@@ -110,7 +114,7 @@ def test_a_change_of_the_rules_within_void_offsets_splits_them_too() -> None:
 def test_rules_that_this_build_lacks_end_the_process_at_their_position_and_not_before() -> None:
     one = lane()
     for offset in range(4):
-        one.take(record(offset, b"{"))
+        take(one, record(offset, b"{"))
     chain = decider(one)
     changes = RULES_FROM_0 | {0: [(0, 1), (2, 999)]}
     assert ranges(chain.cycle(changes)) == [(0, 0, 2)]
@@ -123,9 +127,9 @@ def test_rules_that_this_build_lacks_end_the_process_at_their_position_and_not_b
 def test_a_range_is_cut_until_its_delta_fits_and_the_chain_goes_on_with_the_rest() -> None:
     one = lane()
     for offset, entity in enumerate(entities(0, 200)):
-        one.take(record(offset, body(entity, tenant=f"tenant-{offset:04}-" + "x" * 60)))
+        take(one, record(offset, body(entity, tenant=f"tenant-{offset:04}-" + "x" * 60)))
     chain, found = decider(one, delta_bytes_max=4096), []
-    while one.records:
+    while one.waiting:
         cycle = chain.cycle(RULES_FROM_0)
         assert cycle is not None
         found += ranges(cycle)
@@ -138,15 +142,15 @@ def test_a_range_is_cut_until_its_delta_fits_and_the_chain_goes_on_with_the_rest
 
 def test_a_record_whose_delta_alone_is_too_large_is_announced_all_the_same() -> None:
     one = lane()
-    one.take(record(0, body(entities(0, 1)[0])))
+    take(one, record(0, body(entities(0, 1)[0])))
     assert ranges(decider(one, delta_bytes_max=10).cycle(RULES_FROM_0)) == [(0, 0, 1)]
 
 
 def test_the_bytes_that_wait_count_keys_and_headers_and_those_left_by_a_cut() -> None:
     one = lane()
-    one.take(Record(Offset(0), b"12345", b"123", (("ab", b"1"), ("c", b"")), NOW_MS))
-    one.take(Record(Offset(1), None, None, (), NOW_MS))
-    one.take(Record(Offset(2), b"1234567", None, (), NOW_MS))
+    take(one, Record(Offset(0), b"12345", b"123", (("ab", b"1"), ("c", b"")), NOW_MS))
+    take(one, Record(Offset(1), None, None, (), NOW_MS))
+    take(one, Record(Offset(2), b"1234567", None, (), NOW_MS))
     assert one.waiting_bytes == 5 + 3 + 4 + 7
     decider(one).cycle(RULES_FROM_0 | {0: [(0, 1), (2, 1)]})
     assert one.waiting_bytes == 7
@@ -154,8 +158,8 @@ def test_the_bytes_that_wait_count_keys_and_headers_and_those_left_by_a_cut() ->
 
 def test_several_lanes_make_one_cycle_and_idle_ones_no_range() -> None:
     first, idle, last = lane(0), lane(1), lane(2)
-    first.take(record(0, b"{"))
-    last.take(record(0, b"["))
+    take(first, record(0, b"{"))
+    take(last, record(0, b"["))
     cycle = decider(first, idle, last).cycle(RULES_FROM_0)
     assert ranges(cycle) == [(0, 0, 1), (2, 0, 1)]
     assert cycle is not None
@@ -168,32 +172,24 @@ def test_an_acknowledged_range_moves_to_the_committed_index_and_its_keys_are_sus
     asked: list[Hashes] = []
     claims: dict[bytes, Claim] = {}
 
-    def confirm(hashes: Hashes) -> dict[bytes, Claim]:
+    def confirm(hashes: Hashes, lacking: Lacking) -> dict[bytes, Claim]:
         asked.append(hashes)
         return claims
 
     chain = Decider({0: one}, PARTITIONS, 1 << 19, confirm)
-    one.take(record(0, body(entity)))
+    take(one, record(0, body(entity)))
     cycle = chain.cycle(RULES_FROM_0)
     assert cycle is not None
-    claims.update(cycle.ranges[0].claims)
-    one.take(record(1, body(entity)))
+    claims.update(cycle.ranges[0].claims(cycle.ranges[0].ranked))
+    take(one, record(1, body(entity)))
     assert chain.cycle(RULES_FROM_0) is not None
     assert asked == [], "P answers without a look-up"
     chain.acknowledge([cycle])
     assert (len(one.committed_index), len(one.pending)) == (1, 1)
-    one.take(record(2, body(entity)))
+    take(one, record(2, body(entity)))
     assert chain.cycle(RULES_FROM_0) is not None
     assert [hashes.tolist() for hashes in asked] == [[key_hash(next(iter(claims)))]]
     assert (one.figures.admitted, one.figures.duplicate) == (1, 2)
-
-
-def test_suspects_of_which_clickhouse_shows_no_row_are_named() -> None:
-    (event,) = [decode(body(entity), (), NOW_MS, RULES[1]) for entity in entities(0, 1)]
-    assert not isinstance(event, Invalid)
-    wanted = np.array(sorted([key_hash(event.key), 7]), dtype=np.uint64)
-    assert unfound(wanted, [event.key]) == [7]
-    assert unfound(wanted[wanted != 7], [event.key]) == []
 
 
 FENCE = Fence(1, 0, 10, 1, Figures(admitted=10, hash_sum=5))
@@ -231,16 +227,16 @@ class _Message:
 
 
 def test_headers_are_read_with_absent_values_as_empty_ones() -> None:
-    assert headers_of(_Message(None)) == ()  # type: ignore[arg-type]
-    assert headers_of(_Message([("a", None), ("b", "text"), ("c", b"\xff")])) == (  # type: ignore[arg-type]
-        ("a", b""),
-        ("b", b"text"),
-        ("c", b"\xff"),
-    )
+    assert headers_of([_Message(None)]) == [()]  # type: ignore[list-item]
+    assert headers_of([_Message([("a", None), ("b", "text"), ("c", b"\xff")])]) == [  # type: ignore[list-item]
+        (("a", b""), ("b", b"text"), ("c", b"\xff"))
+    ]
 
 
 def test_a_header_name_that_the_client_cannot_read_makes_the_record_invalid_and_does_not_end_the_process() -> None:
-    headers = headers_of(_Message(SystemError("returned a result with an exception set")))  # type: ignore[arg-type]
+    bad = _Message(SystemError("returned a result with an exception set"))
+    before, headers, after = headers_of([_Message(None), bad, _Message([("a", b"")])])  # type: ignore[list-item]
+    assert (before, after) == ((), (("a", b""),))
     verdict = decode(body(entities(0, 1)[0]), headers, NOW_MS, RULES[1])
     assert isinstance(verdict, Invalid)
     assert verdict.reason == "unsupported_schema_version"

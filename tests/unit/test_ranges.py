@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from metering.index import CommittedIndex
-from metering.ranges import Claim, Decided, Pending, Span, cut_at, decide, read, shorter, suspects
+from metering.ranges import Claim, Decided, Pending, decide, suspects
+from metering.reading import read
+from metering.records import Span, cut_at, shorter
 from meterline_schemas.delta import Figures
-from meterline_schemas.event import Event
 from meterline_schemas.key import key_hash
 from meterline_schemas.rules import RULES
 from tests.unit.records import PARTITIONS, body, entities, home, span
@@ -22,11 +23,11 @@ def decided(
     work: Span, pending: Pending | None = None, confirmed: dict[bytes, Claim] | None = None, before: Figures | None = None
 ) -> Decided:
     readings = read(work, RULES_1, PARTITIONS)
-    return decide(work, readings, RULES_1, pending or Pending(), confirmed or {}, before or Figures())
+    return decide(readings, RULES_1, pending or Pending(), confirmed or {}, before or Figures())
 
 
 def verdicts(result: Decided) -> dict[int, str]:
-    found = {int(row.reading.record.offset): "admitted" for row in result.admitted}
+    found = dict.fromkeys(result.admitted.offset.tolist(), "admitted")
     return found | {int(reject.reading.record.offset): reject.verdict for reject in result.rejects}
 
 
@@ -34,7 +35,7 @@ def test_the_first_record_of_a_key_is_admitted_and_an_identical_later_one_is_a_d
     (entity,) = entities(0, 1)
     result = decided(span(0, 10, [body(entity), body(entity)]))
     assert verdicts(result) == {10: "admitted"}
-    assert result.figures == Figures(admitted=1, duplicate=1, hash_sum=result.admitted[0].reading.row_hash)
+    assert result.figures == Figures(admitted=1, duplicate=1, hash_sum=int(result.admitted.row_hash[0]))
 
 
 def test_a_duplicate_in_other_bytes_is_kept_as_differing() -> None:
@@ -92,7 +93,7 @@ def test_figures_are_cumulative_since_the_start_of_the_epoch() -> None:
     before = Figures(admitted=7, duplicate=3, hash_sum=(1 << 64) - 1)
     result = decided(span(0, 10, [body(entity)]), before=before)
     assert result.figures.admitted == 8
-    assert result.figures.hash_sum == (result.admitted[0].reading.row_hash - 1) % (1 << 64)
+    assert result.figures.hash_sum == (int(result.admitted.row_hash[0]) - 1) % (1 << 64)
 
 
 def test_a_key_held_by_a_range_that_is_not_yet_acknowledged_is_recognised_without_a_look_up() -> None:
@@ -111,9 +112,8 @@ def test_a_key_in_the_committed_index_is_suspected_and_decided_by_its_admitted_r
     pending.add(first)
     pending.acknowledge(first, index)
     work = span(0, 1, [body(entity, "2")])
-    (event,) = [row.event for row in first.admitted]
-    assert suspects(read(work, RULES_1, PARTITIONS), index, pending).tolist() == [key_hash(event.key)]
-    result = decided(work, pending, dict(first.claims))
+    assert suspects(read(work, RULES_1, PARTITIONS), index, pending).tolist() == [key_hash(first.admitted.event(0).key)]
+    result = decided(work, pending, first.claims(first.ranked))
     assert verdicts(result) == {1: "conflict"}
 
 
@@ -121,14 +121,18 @@ def test_a_row_never_recognises_itself_nor_a_later_copy() -> None:
     # After a crash between store and commit, ClickHouse already holds the very row that is decided again.
     (entity,) = entities(0, 1)
     work = span(0, 4, [body(entity)])
-    again = decided(work, confirmed=dict(decided(work).claims))
+    first = decided(work)
+    again = decided(work, confirmed=first.claims(first.ranked))
     assert verdicts(again) == {4: "admitted"}
 
 
 def test_a_hash_collision_with_another_key_is_admitted() -> None:
     one, other = entities(0, 2)
-    claims = dict(decided(span(0, 0, [body(one)])).claims)
-    assert verdicts(decided(span(0, 1, [body(other)]), confirmed=claims)) == {1: "admitted"}
+    first = decided(span(0, 0, [body(one)]))
+    (claim,) = first.claims(first.ranked).values()
+    work = read(span(0, 1, [body(other)]), RULES_1, PARTITIONS)
+    confirmed = {b"another key": claim._replace(key_hash=int(work.columns.key_hash[0]))}
+    assert verdicts(decide(work, RULES_1, Pending(), confirmed, Figures())) == {1: "admitted"}
 
 
 def test_delta_lines_sum_by_tenant_type_and_utc_day_beyond_64_bits() -> None:
@@ -193,5 +197,4 @@ def test_the_index_finds_what_was_added_through_any_number_of_merges() -> None:
 
 def test_the_partition_of_the_helpers_is_the_one_that_read_checks() -> None:
     (entity,) = entities(3, 1)
-    (reading,) = read(span(home(entity), 0, [body(entity)]), RULES_1, PARTITIONS)
-    assert isinstance(reading.event, Event)
+    assert len(read(span(home(entity), 0, [body(entity)]), RULES_1, PARTITIONS).columns) == 1

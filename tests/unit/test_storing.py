@@ -11,7 +11,8 @@ import pytest
 from consumers import storing
 from consumers.patience import Retriable
 from consumers.storing import Committed, Cycle, Storer, committed_at
-from metering.ranges import Pending, decide, read
+from metering.ranges import Pending, decide
+from metering.reading import read
 from meterline_schemas.delta import Figures, parse_commit
 from meterline_schemas.rules import RULES
 from runtime.exits import Exit, MeterlineExit
@@ -26,7 +27,7 @@ def cycle(first: int = 0, partition: int = 0) -> Cycle:
     """One range [first, first + 2) of a partition: an admitted record and an invalid one."""
     work = span(partition, first, [body(entities(partition, first + 1)[first]), b"{"])
     readings = read(work, RULES[1], PARTITIONS)
-    ranges = (decide(work, readings, RULES[1], Pending(), {}, Figures(admitted=first // 2, invalid=first // 2)),)
+    ranges = (decide(readings, RULES[1], Pending(), {}, Figures(admitted=first // 2, invalid=first // 2)),)
     return Cycle(ranges, event_log.admitted_rows(ranges), event_log.reject_rows(ranges))
 
 
