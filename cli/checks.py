@@ -24,7 +24,7 @@ from meterline_schemas.rules import NEWEST_RULES, RULES
 from runtime import clickhouse, kafka, postgres
 from runtime.exits import MeterlineExit
 from runtime.settings import Settings, SettingsError, variables
-from store import catalog, topics
+from store import catalog, forgotten, topics
 from store.epoch_lives import lives
 from store.epochs import current_epoch
 from store.migrate import clickhouse_version, postgres_revision
@@ -307,6 +307,24 @@ def service_secrets(settings: Settings) -> Answer:
     return warning("credentials are accepted, but", "; ".join(told)) if told else ok(f"{row[0]} valid")
 
 
+def forget_key(settings: Settings) -> Answer:
+    """The key of the pseudonyms is the one that others were forgotten with."""
+    pseudonyms = forgotten.pseudonyms_of(settings)
+    with postgres.connect(settings) as connection:
+        rows = connection.execute("SELECT DISTINCT split_part(pseudonym, ':', 2) FROM forgotten").fetchall()
+    used = {str(key_id) for (key_id,) in rows}
+    if not used:
+        return ok("nobody was forgotten yet" + ("" if pseudonyms else "; METERLINE_FORGET_KEY is needed before the first"))
+    if pseudonyms is None or used != {pseudonyms.key_id}:
+        return failed(
+            f"somebody was forgotten with key {', '.join(sorted(used))}, and "
+            + ("none is set" if pseudonyms is None else f"{pseudonyms.key_id} is set")
+            + ": their events would be taken for new ones",
+            "set METERLINE_FORGET_KEY to the key that `meterline forget` was run with, for every stage",
+        )
+    return ok(f"key {pseudonyms.key_id}")
+
+
 def _schema(at: str, newest: str, same: bool, behind: bool) -> Answer:
     if same:
         return ok(at)
@@ -340,5 +358,6 @@ CHECKS = (
     Check("topics", topics_as_declared, ("Kafka", "Postgres schema")),
     Check("epoch", epoch, ("Postgres schema",)),
     Check("catalog", catalog_applied, ("Postgres schema",)),
+    Check("forget key", forget_key, ("Postgres schema",)),
     Check("service secrets", service_secrets, ("Postgres schema",)),
 )

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("explain", "Show where an event is: position, verdict, row, delta, counter, exports."),
     "export": ("export", "Push monthly totals to Stripe meters."),
     "keys": ("keys", "API keys of organizations: issue, list, revoke."),
+    "forget": ("forget", "Forget a tenant or a user: ids become pseudonyms, bytes go, no number changes."),
     "migrate": ("migrate", "Bring Postgres and ClickHouse to this build's schema."),
     "plans": ("plans", "The catalog as code."),
     "reconcile": ("reconcile", "Check that every number is what the log says."),

@@ -6,14 +6,16 @@ Owns the lanes; only its thread changes C and P, and only between ranges.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from consumers.lane import Lane
 from consumers.storing import Cycle
+from metering import texts
 from metering.index import Hashes
+from metering.pseudonyms import Asked, recognised
 from metering.ranges import Claim, Decided, decide
 from metering.reading import Readings, read
 from metering.records import shorter
@@ -38,6 +40,12 @@ RulesChanges = Mapping[int, Sequence[tuple[int, int]]]
 _TRACED_LINES_MAX = 20
 
 
+Recognise = Callable[[Mapping[bytes, Claim], Iterable[Asked]], dict[bytes, Claim]]
+"""Adds the claims of forgotten rows under the keys that the records ask with."""
+
+_WITHOUT_A_KEY: Recognise = partial(recognised, pseudonyms=None)
+
+
 def _nothing() -> None: ...
 
 
@@ -51,10 +59,11 @@ class Decider:
         delta_bytes_max: int,
         confirm: Confirm,
         between: Callable[[], None] = _nothing,
+        recognise: Recognise = _WITHOUT_A_KEY,
     ) -> None:
         self.lanes = lanes
         self._partitions, self._delta_bytes_max = partitions, delta_bytes_max
-        self._confirm, self._between = confirm, between
+        self._confirm, self._between, self._recognise = confirm, between, recognise
 
     def acknowledge(self, cycles: Iterable[Cycle]) -> None:
         """Moves committed ranges from P to C."""
@@ -84,6 +93,8 @@ class Decider:
         wanted = np.unique(np.concatenate([suspicion.hashes for suspicion in suspicions]))
         metrics.SUSPECTS.inc(len(wanted))
         confirmed = self._confirm(wanted, partial(lacking, suspicions)) if len(wanted) else {}
+        if confirmed:
+            confirmed = self._recognise(confirmed, _asked((readings for _, _, readings in work), wanted))
         ranges = []
         for lane, rules, readings in work:
             ranges.append(self._bounded(lane, rules, readings, confirmed))
@@ -101,6 +112,16 @@ class Decider:
             if size <= self._delta_bytes_max or records <= 1:
                 return decided
             readings = readings.within(shorter(readings.span, max(1, records * self._delta_bytes_max // size * 9 // 10)))
+
+
+def _asked(work: Iterable[Readings], hashes: Hashes) -> Iterator[Asked]:
+    """The records with one of these hashes; made only when they are looked at."""
+    for readings in work:
+        columns = readings.columns
+        rows = columns.take(np.isin(columns.key_hash, hashes).nonzero()[0])
+        names = (texts.listed(column) for column in (rows.key, rows.tenant_id, rows.corrects))
+        for key, tenant_id, corrects in zip(*names, strict=True):
+            yield Asked(key, tenant_id, corrects)
 
 
 def _in_force(changes: Sequence[tuple[int, int]], offset: int, partition: int) -> Rules:

@@ -19,6 +19,7 @@ from consumers.lane import Lane
 from consumers.patience import Patience
 from consumers.ports import ClickHouseRows, DeltaTopic, GroupOffsets
 from consumers.reads import Reads
+from consumers.recognising import recogniser
 from consumers.storing import Storer, committed_at
 from meterline_schemas.types import Epoch
 from runtime import clickhouse, kafka
@@ -89,7 +90,10 @@ class Partitions:
             inherited=inherited_of(self._following.older),
         )
         lanes = assigning.lanes(part.partition for part in parts)
-        self.decider = Decider(lanes, epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm, self.serve)
+        recognise = recogniser(self._settings)
+        self.decider = Decider(
+            lanes, epoch.partitions, self._settings.delta_bytes_max, self._reads.confirm, self.serve, recognise
+        )
         self.storer = Storer(
             ClickHouseRows(lambda: clickhouse.client(self._settings)),
             DeltaTopic(lambda: kafka.producer(self._settings), self._settings.topic_deltas),

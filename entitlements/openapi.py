@@ -61,8 +61,7 @@ _WAIT = (
     Parameter("wait", "query", "Answer when the counters hold the event.", {"type": "string", "enum": ["counted"]}),
     Parameter("timeout", "query", "How long to wait for that, such as 500ms or 2s.", {"type": "string", "default": "2s"}),
 )
-_PERIODS = "^(current|previous|[0-9]{4}-[0-9]{2})$"
-_PERIOD = "current: each limit's running period; previous: the one before; 2026-10: what lies or starts in that month."
+_MONTH = "^[0-9]{4}-[0-9]{2}$"
 _PAGE = {"minimum": 1, "maximum": 1_000}
 _POST_PROBLEMS = (400, 401, 404, 408, 413, 415, 500, 503)
 _EVENT = {
@@ -126,7 +125,7 @@ OPERATIONS: Final = (
         (400, 401, 404, 500, 503),
         parameters=(
             Parameter("tenantId", "path", "The tenant.", {"type": "string"}),
-            Parameter("period", "query", _PERIOD, {"type": "string", "pattern": _PERIODS, "default": "current"}),
+            Parameter("period", "query", "A month; the running one by default.", {"type": "string", "pattern": _MONTH}),
             Parameter("limit", "query", "Usage types a page.", {"type": "integer", "default": 100, **_PAGE}),
             Parameter("cursor", "query", "`nextCursor` of the page before.", {"type": "string"}),
         ),

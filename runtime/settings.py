@@ -165,6 +165,12 @@ class Settings(BaseModel):
     holds_keep_days: int = _setting("Retention", 30, "Days that finished reservations are kept.", ge=1, le=3_650)
     audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)
 
+    # Erasure
+    forget_key: SecretStr | None = _setting(
+        "Erasure", None, "Key of the pseudonyms of who was forgotten, 32 characters at least. Never change it, keep it for ever."
+    )
+    forget_user_field: str = _setting("Erasure", "userId", "Field of an event's metadata that names the user.")
+
     # Life
     service_name: str = _setting("Life", "meterline", "Name in the logs.", "SERVICE_NAME")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("Life", "info", "Least level that is logged.", "LOG_LEVEL")
@@ -213,6 +219,13 @@ class Settings(BaseModel):
         text = value.get_secret_value()
         if not (_is_url(text, "postgresql", "postgres") or ("=" in text and "://" not in text)):
             raise ValueError("must look like postgresql://user:password@host:port/database")
+        return value
+
+    @field_validator("forget_key")
+    @classmethod
+    def _key_is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError("must have 32 bytes at least; `openssl rand -hex 32` makes one")
         return value
 
     @model_validator(mode="after")

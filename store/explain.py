@@ -16,6 +16,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 from psycopg import Connection
 
+from metering.pseudonyms import Pseudonyms, key_id_of
 from meterline_schemas.instants import format_instant, utc_day
 from meterline_schemas.key import dedup_key, key_hash, partition_of
 from meterline_schemas.quantity import format_quantity
@@ -46,6 +47,7 @@ class AdmittedRow:
     metadata_bytes: int
     rules_version: int
     counted: bool
+    forgotten: bool = False
 
     @property
     def day(self) -> str:
@@ -62,6 +64,7 @@ class AdmittedRow:
             "metadata_bytes": self.metadata_bytes,
             "rules_version": self.rules_version,
             "counted": self.counted,
+            "forgotten": self.forgotten,
         }
 
 
@@ -152,8 +155,9 @@ class Explanation:
             return f"admitted {len(self.rows)} times, which must never be (I2): run `meterline reconcile`"
         if self.rows:
             row = self.rows[0]
+            past = ", and forgotten since" if row.forgotten else ""
             if row.counted:
-                return f"admitted at {row.position} and counted"
+                return f"admitted at {row.position} and counted{past}"
             if row.position.epoch != self.lane.epoch:
                 return f"admitted at {row.position}; not counted yet: epoch {row.position.epoch} is not counted to its end"
             return f"admitted at {row.position}; not counted yet: the fence stands at {self.lane.next_offset}"
@@ -215,13 +219,14 @@ def explain(
     usage_type: str,
     log_ends: Mapping[int, int],
     range_of: Callable[[Position], DeltaRange | None],
+    pseudonyms: Pseudonyms | None,
     earlier: int = 0,
 ) -> Explanation:
     """What is known of the key. `log_ends` are those of the epoch that goes on, read before this is called; may be empty.
 
     `earlier` is what waits in the topics of ended epochs, read before them (`store.epoch_lives.waiting`).
-
-    `range_of` finds the range that announced a row (`store.delta_log`); None from it is "not announced, or forgotten".
+    `range_of` finds the range that announced a row (`store.delta_log`); None from it is "not announced, or gone by age".
+    With `pseudonyms` a forgotten event is found too, by whoever still knows its names.
 
     Raises UnicodeEncodeError for names that no record can hold, LookupError before there is an epoch, psycopg.Error, and
     what an absent ClickHouse raises.
@@ -233,6 +238,8 @@ def explain(
     at = fences.get((epoch.epoch, partition), epoch.starts[partition])
     lane = Lane(epoch.epoch, partition, at, log_ends.get(partition), earlier)
     rows = _rows(client, key_hash(key), source_service, source_entity_id, usage_type, fences)
+    if not rows and pseudonyms is not None:
+        rows = _rows(client, key_hash(key), source_service, pseudonyms.of_entity(key), usage_type, fences)
     turned_away = rejects.of_key(client, key, source_service, source_entity_id, usage_type)
     counter = _counter(connection, rows[0], usage_type) if rows else None
     exports = _exports(connection, rows[0], usage_type) if rows else ()
@@ -253,6 +260,7 @@ def _rows(
         parameters=names | {"h": hashed},
     )
     found = []
+    forgotten = key_id_of(entity) is not None and key_hash(dedup_key(service, entity, usage_type)) != hashed
     for (tenant,) in tenants.result_rows:
         result = client.query(
             "SELECT log_epoch, kafka_partition, kafka_offset, reinterpretAsInt64(quantity), kind,"
@@ -265,7 +273,7 @@ def _rows(
         for epoch, partition, offset, micros, kind, occurred_ms, ingested_ms, size, version in result.result_rows:
             counted = offset < fences.get((epoch, partition), 0)
             at = Position(epoch, partition, offset)
-            found.append(AdmittedRow(at, tenant, micros, kind, occurred_ms, ingested_ms, size, version, counted))
+            found.append(AdmittedRow(at, tenant, micros, kind, occurred_ms, ingested_ms, size, version, counted, forgotten))
     return tuple(sorted(found, key=lambda row: (row.position.epoch, row.position.offset, row.position.partition)))
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from metering.pseudonyms import PREFIX
 from meterline_schemas.event import Event, decode
 from meterline_schemas.ingest import ingested_ms
 from meterline_schemas.key import key_hash, murmur2, row_hash
@@ -206,6 +207,9 @@ def _compare(check: Check, at: Position, row: Content, message: Message, rules: 
         murmur2(event.key),
         row_hash(value),
     )
+    if row.tenant_id.startswith(PREFIX):
+        # Forgotten: the row keeps what its number and its key are made of, and no name.
+        record = record._replace(tenant_id=row.tenant_id)
     if record != row:
         differing = [name for name in Content._fields if getattr(record, name) != getattr(row, name)]
         check.add(

@@ -23,6 +23,7 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from psycopg import Connection
 
+from metering.pseudonyms import Asked, Pseudonyms, recognised
 from meterline_schemas.event import SCHEMA_VERSION_HEADER, Claim, Event, Invalid, claim_of, conflict_reason, decode
 from meterline_schemas.instants import format_instant
 from meterline_schemas.key import key_hash, parse_key, partition_of, row_hash
@@ -30,6 +31,7 @@ from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
 from store import audit, event_log
 from store.epochs import Epoch
+from store.forgetting import MARK
 from store.positions import Position
 from store.rejects import RawReject
 
@@ -92,6 +94,8 @@ def judge(original: RawReject, rules: Rules, now_ms: int, as_entity: str | None 
     Raises ReplayRefused when the record would be turned away again.
     """
     reject = original.reject
+    if reject.detail == MARK and not original.value:
+        raise ReplayRefused(f"{reject.position} was forgotten: its bytes are gone for good")
     if reject.verdict in ("conflict", "duplicate") and as_entity is None:
         raise ReplayRefused(
             f"{reject.position} is a {reject.verdict}: the key belongs to the row admitted at {reject.admitted}, for ever. "
@@ -134,9 +138,14 @@ def _still_invalid(original: RawReject, invalid: Invalid) -> str:
     )
 
 
-def refuse_taken_key(client: Client, record: NewRecord) -> None:
-    """Raises ReplayRefused when the new record's key has an admitted row: it would be a duplicate or conflict."""
-    held = event_log.confirm(client, np.array([key_hash(record.key)], dtype=np.uint64)).get(record.key)
+def refuse_taken_key(client: Client, record: NewRecord, pseudonyms: Pseudonyms | None) -> None:
+    """Raises ReplayRefused when the new record's key has an admitted row: it would be a duplicate or conflict.
+
+    Raises OtherKey for a row that was forgotten with another key than that of `pseudonyms`.
+    """
+    claims = event_log.confirm(client, np.array([key_hash(record.key)], dtype=np.uint64))
+    asked = Asked(record.key, record.event.tenant_id, record.event.corrects)
+    held = recognised(claims, [asked], pseudonyms).get(record.key)
     if held is None:
         return
     at = Position(held.epoch, held.partition, held.offset)

@@ -19,6 +19,7 @@ from store.delta_log import DeltaRange, delta_log
 from store.epoch_lives import waiting
 from store.epochs import Epoch, current_epoch
 from store.explain import Explanation, explain
+from store.forgotten import pseudonyms_of
 from store.positions import Position
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def command(service: str, entity: str, usage_type: str, as_json: bool) -> int:
         def range_of(at: Position) -> DeltaRange | None:
             return _range_of(settings, at) if ends else None
 
-        found = explain(connection, client, service, entity, usage_type, ends, range_of, earlier)
+        pseudonyms = pseudonyms_of(settings)
+        found = explain(connection, client, service, entity, usage_type, ends, range_of, pseudonyms, earlier)
     if as_json:
         print_json(found.as_json())
     else:

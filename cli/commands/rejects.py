@@ -15,6 +15,7 @@ from psycopg import Connection
 
 from cli.output import console, print_json, print_table, who
 from cli.stores import both_stores, clickhouse_client
+from metering.pseudonyms import OtherKey
 from meterline_schemas.instants import parse_instant
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import RULES, Rules
@@ -26,6 +27,7 @@ from runtime.settings import Settings, load_settings
 from store import rejects, replaying, topic_state
 from store.epochs import Epoch, check_topic, current_epoch, rules_at
 from store.explain import outcome
+from store.forgotten import pseudonyms_of
 from store.positions import Position, parse_position
 from store.rejects import RawReject, Wanted
 from store.remedies import kafka_answers, postgres_answers
@@ -211,7 +213,10 @@ def _judge(
         raise MeterlineExit(Exit.TOPIC_REPLACED, "no epoch is recorded: run `meterline topics apply` first")
     check_topic(topic_state.describe(kafka.admin(settings), [epoch.topic])[epoch.topic], epoch)
     record = replaying.judge(original, _rules(connection, epoch), time.time_ns() // 1_000_000, as_entity, body)
-    replaying.refuse_taken_key(client, record)
+    try:
+        replaying.refuse_taken_key(client, record, pseudonyms_of(settings))
+    except OtherKey as error:
+        raise MeterlineExit(Exit.SETTINGS, f"{error}; set METERLINE_FORGET_KEY to that key") from error
     return epoch, record
 
 
