@@ -122,11 +122,13 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
 
     async def usage(request: Request, principal: Principal) -> Response:
         wait_s = _wait_of(request)
-        return _json(202, await recorder.one(await body_of(request), principal, _trace_of(request), wait_s))
+        headers = request.scope["headers"]
+        return _json(202, await recorder.one(headers, await body_of(request), principal, _trace_of(request), wait_s))
 
     async def usage_batch(request: Request, principal: Principal) -> Response:
         wait_s = _wait_of(request)
-        answer = await recorder.batch(await body_of(request), principal, _trace_of(request), wait_s)
+        headers = request.scope["headers"]
+        answer = await recorder.batch(headers, await body_of(request), principal, _trace_of(request), wait_s)
         return _json(207 if answer.refused else 202, answer)
 
     async def summary(request: Request, principal: Principal) -> Response:

@@ -84,14 +84,18 @@ def parse(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
 
 
 def parse_items(decoder: msgspec.json.Decoder[_T], field: str, items_max: int, body: bytes) -> list[bytes]:
-    """The items of a batch in a `readable` body: `{field: [...]}`, or the bare array. Raises Problem 400."""
-    if body.lstrip()[:1] == b"[":
-        try:
-            items = _ITEMS.decode(body)
-        except msgspec.DecodeError as error:
-            raise Problem.of_reason(Reason.MALFORMED_JSON, str(error)) from None
-    else:
-        items = getattr(parse(decoder, body), field)
+    """The items of a batch: `{field: [...]}`, or the bare array. Raises Problem 400.
+
+    They are cut out and not looked into: each must be `readable` before it is parsed, and none of them need be UTF-8.
+    """
+    if not body or body.isspace():
+        raise Problem(400, Reason.EMPTY.value, "The body is empty; send one JSON value.")
+    try:
+        items = _ITEMS.decode(body) if body.lstrip()[:1] == b"[" else getattr(parse(decoder, body), field)
+    except msgspec.DecodeError as error:
+        raise Problem.of_reason(Reason.MALFORMED_JSON, str(error)) from None
+    except RecursionError:
+        raise Problem.of_reason(Reason.TOO_DEEP, "nested too deep to be read") from None
     if not 1 <= len(items) <= items_max:
         raise Problem(400, "bad_batch", f"{field} has {len(items)} items; send 1 to {items_max}.")
     return [bytes(item) for item in items]

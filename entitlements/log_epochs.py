@@ -41,21 +41,27 @@ class LogEpochs:
 
         Raises StoreAway where it was never known. While Postgres is away what was known stands: it was true, and is safe.
         """
-        if self._clock() >= self._look_at and not self._looking.locked():
+        if not self._known:
+            # Whoever comes while the first reading is under way waits for it: nothing is known yet to go on with.
+            async with self._looking:
+                if not self._known:
+                    await self._read()
+        elif self._clock() >= self._look_at and not self._looking.locked():
             try:
                 await self.look()
             except StoreAway:
-                if not self._known:
-                    raise
                 self._look_at = self._clock() + LOOK_EVERY_S
         return self._known[-1] if self._known else None
 
     async def look(self) -> None:
         """Reads them anew, now. Raises StoreAway."""
         async with self._looking:
-            rows = await self._store.rows("epochs", self._sql, {})
-            self._known = tuple(LogEpoch(epoch, topic, ends and tuple(ends)) for epoch, topic, ends in rows)
-            self._look_at = self._clock() + LOOK_EVERY_S
+            await self._read()
+
+    async def _read(self) -> None:
+        rows = await self._store.rows("epochs", self._sql, {})
+        self._known = tuple(LogEpoch(epoch, topic, ends and tuple(ends)) for epoch, topic, ends in rows)
+        self._look_at = self._clock() + LOOK_EVERY_S
 
     def of_topic(self, topic: str) -> int:
         """The epoch of a topic that was the newest one's at some time."""

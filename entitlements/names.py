@@ -49,6 +49,11 @@ class KnownNames:
         self._tenants = _Memory()
         self._types = _Memory()
 
+    def known(self, tenant_id: str, usage_type: str) -> bool:
+        """Whether both passed lately: then nothing has to be asked."""
+        now = self._monotonic()
+        return self._tenants.age_s(tenant_id, now) <= KNOWN_FOR_S and self._types.age_s(usage_type, now) <= KNOWN_FOR_S
+
     async def unknown(self, tenants: Iterable[str], types: Iterable[str]) -> tuple[Set[str], Set[str]]:
         """Which of the tenants and of the usage types do not exist.
 

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 from entitlements.models import Position
-from meterline_schemas.event import Event
-from meterline_schemas.reasons import Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """One event that broke no rule."""
-
-    event: Event
-    occurred_at: str | None
-    """As it was sent. None: it was absent, and stays so in the log, unless the event is spooled."""
-    traceparent: str
+from meterline_schemas.draft import EncodedEvent
 
 
 class SinkAway(Exception):
     """Neither the log nor the spool can take it. Nothing was kept; the message is for the client."""
 
 
-class SinkRefused(Exception):
-    """The event, as the log would hold it, breaks a rule after all."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+Published = Position | None | SinkAway
+"""The position after the broker's ack; None: it was spooled instead; SinkAway: it was not kept."""
 
 
 class UsageSink(Protocol):
@@ -39,10 +24,10 @@ class UsageSink(Protocol):
         """Starts. Does not wait for the broker."""
         ...
 
-    async def publish(self, usage: Usage) -> Position | None:
-        """The position after the broker's ack; None when it was spooled instead. Raises SinkAway, SinkRefused.
+    async def publish(self, events: Sequence[EncodedEvent], traceparent: str) -> list[Published]:
+        """What became of each, in their order, when all of it is known. Raises SinkAway, StoreAway: of all of them nothing.
 
-        Publishing again is safe: the key is the identity.
+        The bytes go to the log as they are. Publishing again is safe: the key is the identity.
         """
         ...
 

@@ -13,8 +13,9 @@ from contextlib import suppress
 from entitlements.counted import Fences
 from entitlements.log_epochs import LogEpochs
 from entitlements.models import Position
-from entitlements.sink import SinkAway, SinkRefused, Usage, UsageSink
+from entitlements.sink import SinkAway, UsageSink
 from entitlements.store import StoreAway
+from meterline_schemas.draft import EncodedEvent
 
 LOOK_AGAIN_S = 0.25
 """How long the counters are waited for before it is looked whether the log has gone over."""
@@ -26,7 +27,9 @@ class Waiting:
     def __init__(self, fences: Fences, epochs: LogEpochs, sink: UsageSink) -> None:
         self._fences, self._epochs, self._sink = fences, epochs, sink
 
-    async def counted(self, published: Sequence[tuple[Usage, Position]], timeout_s: float) -> list[tuple[Position, bool]]:
+    async def counted(
+        self, published: Sequence[tuple[EncodedEvent, Position]], traceparent: str, timeout_s: float
+    ) -> list[tuple[Position, bool]]:
         """Of each its position, the second one where it had to be published again, and whether the counters hold it."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -37,9 +40,12 @@ class Waiting:
             # Answered before the time was over: there is nobody left to wait, or there are too many who do.
             if all(counted) or loop.time() >= deadline or loop.time() - began < slice_s / 2:
                 return list(zip(positions, counted, strict=True))
-            with suppress(StoreAway, SinkAway, SinkRefused, TimeoutError):
+            with suppress(StoreAway, SinkAway, TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._epochs.look()
-                    for number, (usage, _) in enumerate(published):
-                        if self._epochs.is_late(positions[number]):
-                            positions[number] = await self._sink.publish(usage) or positions[number]
+                    late = [number for number, position in enumerate(positions) if self._epochs.is_late(position)]
+                    if late:
+                        again = await self._sink.publish([published[number][0] for number in late], traceparent)
+                        for number, answer in zip(late, again, strict=True):
+                            if isinstance(answer, Position):
+                                positions[number] = answer

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from meterline.receipts import Position
@@ -65,16 +66,9 @@ class Link:
         if self._fatal.is_set():
             return False
 
-        def report(error: Any, message: Any) -> None:
-            if error is None:
-                on_answer(Position(message.topic(), message.partition(), message.offset(), message.timestamp()[1]))
-            else:
-                if error.fatal():
-                    self._fatal.set()
-                on_answer(Unsent(error.str()))
-
         try:
-            self._client.produce(self._topic, value=value, key=key, headers=headers, on_delivery=report)
+            told = partial(self._report, on_answer)
+            self._client.produce(self._topic, value=value, key=key, headers=headers, on_delivery=told)
         except BufferError:
             return False
         except self._kafka.KafkaException as error:
@@ -88,11 +82,26 @@ class Link:
         """From now on records go to `topic`; those queued before still go where they were meant to."""
         self._topic = topic
 
+    def _report(self, on_answer: OnAnswer, error: Any, message: Any) -> None:
+        if error is None:
+            on_answer(Position(message.topic(), message.partition(), message.offset(), message.timestamp()[1]))
+        else:
+            if error.fatal():
+                self._fatal.set()
+            on_answer(Unsent(error.str()))
+
     def poll(self, timeout_s: float) -> None:
-        """Serves answers for up to `timeout_s`. One thread calls this, all the time."""
+        """Serves answers for up to `timeout_s`. One thread at a time calls this, again and again."""
         self._client.poll(timeout_s)
-        if self._fatal.is_set():
-            self._rebuild()
+
+    @property
+    def broken(self) -> bool:
+        """The client met a fatal error and takes nothing more, until `rebuild`."""
+        return self._fatal.is_set()
+
+    def queued(self) -> int:
+        """Records that were not answered yet."""
+        return len(self._client)
 
     def give_up_all(self) -> None:
         """Everything queued or in flight is answered as Unsent, soon, from `poll`."""
@@ -111,8 +120,8 @@ class Link:
     def _connect(self) -> Any:
         return self._kafka.Producer(self._config, logger=log)
 
-    def _rebuild(self) -> None:
-        """After a fatal error: every open record is answered, then a new client takes over."""
+    def rebuild(self) -> None:
+        """After a fatal error: every open record is answered, then a new client takes over. Called by who polls."""
         log.error("the kafka client met a fatal error and is made anew", extra={"topic": self._topic})
         old = self._client
         deadline = time.monotonic() + _REBUILD_WITHIN_S

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from meterline.drain import Drainer
 from meterline.errors import Closed, DeliveryFailed, EmitError, QueueFull, SpoolBroken, SpoolFull
+from meterline.flight import Answer, Flight, Flights, as_receipt
 from meterline.link import Link, Unsent
 from meterline.receipts import Position, Receipt
-from meterline.spool import Spool, SpooledRecord
+from meterline.spool import Spool
 from meterline_schemas.draft import EncodedEvent, EventDraft, InvalidEvent, encode_event
-from meterline_schemas.event import SCHEMA_VERSION_HEADER
 from meterline_schemas.instants import format_instant
-from meterline_schemas.rules import NEWEST_RULES, RULES
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = max(RULES[NEWEST_RULES].schema_versions)
-TRACEPARENT_HEADER: Final = "traceparent"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _POLL_S: Final = 0.05
@@ -39,29 +36,8 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Pending:
-    """An event between `emit` and its answer."""
-
-    __slots__ = ("draft", "emitted_ms", "encoded", "future", "headers", "number")
-
-    def __init__(
-        self, number: int, draft: EventDraft, encoded: EncodedEvent, headers: list[tuple[str, bytes]], emitted_ms: int
-    ) -> None:
-        self.number = number
-        self.draft = draft
-        self.encoded = encoded
-        self.headers = headers
-        self.emitted_ms = emitted_ms
-        self.future: Future[Receipt] = Future()
-        # From here on nobody can cancel it: the event may be on its way, so its answer stays worth having.
-        self.future.set_running_or_notify_cancel()
-
-    def spooled(self) -> SpooledRecord:
-        """As it goes to disk. It may reach the log much later, so the time of emitting is written down, if none was."""
-        value = self.encoded.value
-        if self.draft.occurred_at is None:
-            value = encode_event(_dated(self.draft, format_instant(self.emitted_ms)), self.emitted_ms).value
-        return SpooledRecord(self.encoded.event.key, value, self.headers)
+Failed = tuple[Flight, int, Unsent]
+"""An event of a flight that the broker did not acknowledge."""
 
 
 class Producer:
@@ -84,35 +60,36 @@ class Producer:
         delivery_timeout_s: float = 10.0,
         queue_events_max: int = 100_000,
         linger_ms: float = 5,
-        fill_occurred_at: bool = True,
+        polls_itself: bool = True,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         """`kafka` is host:port[,host:port], or a librdkafka configuration (for SASL, TLS).
 
         `delivery_timeout_s` bounds every wait for the broker; what it did not acknowledge by then is spooled, or fails.
-        `fill_occurred_at=False` leaves an absent occurredAt to the log's ingest time, unless the event is spooled.
+        `polls_itself=False` starts no thread for the answers: its owner calls `poll`, as an event loop can, often.
         Raises ImportError without the extra `[kafka]`, SpoolBroken when the spool directory cannot be used.
         """
         config = {"bootstrap.servers": kafka} if isinstance(kafka, str) else dict(kafka)
         self.topic = topic
         self.delivery_timeout_s = delivery_timeout_s
-        self._fill_occurred_at = fill_occurred_at
         self._clock = clock
         self._state = threading.Condition()
-        self._numbers = itertools.count()
-        self._outstanding = 0
-        self._with_client = 0  # of these, handed to the client and not yet answered by it
+        self._flights = Flights()
         self._closed = False
-        self._failed: list[tuple[_Pending, Unsent]] = []  # the polling thread's own
+        self._failed: list[Failed] = []  # of whoever holds _polling
+        self._polling = threading.Lock()
         self._stop = threading.Event()
+        self._queue_events_max = queue_events_max
         self._link = Link(
             config, topic, delivery_timeout_s=delivery_timeout_s, queue_events_max=queue_events_max, linger_ms=linger_ms
         )
         self._spool = Spool(Path(spool_dir) / topic, spool_bytes_max) if spool_dir is not None else None
         # True: the log first gets what waits on disk. Guarded by _state.
         self._spooling = self._spool is not None and self._spool.pending()
-        self._poller = threading.Thread(target=self._poll_until_stopped, name="meterline-poll", daemon=True)
-        self._poller.start()
+        self._poller: threading.Thread | None = None
+        if polls_itself:
+            self._poller = threading.Thread(target=self._poll_until_stopped, name="meterline-poll", daemon=True)
+            self._poller.start()
         self._held = False  # guarded by _state
         self._drainer: Drainer | None = None
         if self._spool is not None:
@@ -132,15 +109,22 @@ class Producer:
         timeout; SpoolFull, SpoolBroken, Closed. The future is settled within about the delivery timeout. In asyncio:
         `await asyncio.wrap_future(producer.emit(draft))`.
         """
-        pending = self._prepare(draft, traceparent)
+        future: Future[Receipt] = Future()
+        # From here on nobody can cancel it: the event may be on its way, so its answer stays worth having.
+        future.set_running_or_notify_cancel()
+        encoded, now_ms = self._encoded(draft)
+        flight = self._flights.begin([encoded], traceparent, now_ms, lambda answers: _settle(future, encoded, answers[0]))
         if self._must_spool():
-            self._to_spool([pending])
-            error = pending.future.exception(timeout=0)
+            self._settle_spooled([(flight, 0)])
+            error = future.exception(timeout=0)
             if error is not None:
                 raise error
         else:
-            self._send(pending)
-        return pending.future
+            refused = self._send(flight, 0)
+            if refused is not None:
+                self._flights.drop(flight)
+                raise refused
+        return future
 
     def emit_many(
         self, drafts: Iterable[EventDraft], *, traceparent: str | None = None, timeout_s: float | None = None
@@ -152,32 +136,71 @@ class Producer:
         """
         limit_s = self.delivery_timeout_s + _MARGIN_S if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
-        taken: list[_Pending | InvalidEvent | EmitError] = []
-        to_spool: list[_Pending] = []
+        taken: list[EncodedEvent | InvalidEvent | EmitError] = []
+        now_ms = self._now_ms()
         for draft in drafts:
             try:
-                pending = self._prepare(draft, traceparent)
-                if self._must_spool():
-                    to_spool.append(pending)
-                else:
-                    self._send(pending)
-                taken.append(pending)
+                taken.append(self._encoded(draft)[0])
             except (InvalidEvent, EmitError) as error:
                 taken.append(error)
-        if to_spool:
-            self._to_spool(to_spool)
-        answers: list[Receipt | InvalidEvent | EmitError] = []
-        for item in taken:
-            if not isinstance(item, _Pending):
-                answers.append(item)
-                continue
-            try:
-                answers.append(item.future.result(timeout=max(0.0, deadline - time.monotonic())))
-            except FutureTimeoutError:
-                answers.append(DeliveryFailed(f"no answer within {limit_s:g} s; the event may yet be written"))
-            except EmitError as error:
-                answers.append(error)
-        return answers
+        events = [item for item in taken if isinstance(item, EncodedEvent)]
+        answered = threading.Event()
+        flight = self._flights.begin(events, traceparent, now_ms, lambda _: answered.set())
+        self._send_all(flight)
+        if events:
+            answered.wait(timeout=max(0.0, deadline - time.monotonic()))
+        late = DeliveryFailed(f"no answer within {limit_s:g} s; the event may yet be written")
+        answers = iter(list(flight.answers))
+        return [as_receipt(item, next(answers) or late) if isinstance(item, EncodedEvent) else item for item in taken]
+
+    def send(self, events: Sequence[EncodedEvent], on_done: Callable[[list[Answer]], None], *, traceparent: str) -> bool:
+        """Hands encoded events to the client without ever waiting; False, and nothing was taken, where it would have to.
+
+        `on_done` gets the answers in the order of the events, in the thread that the last one comes in. An absent
+        occurredAt stays absent, unless an event is spooled after all. After False: `send_patiently`, in a thread.
+        """
+        with self._state:
+            # While spooling, events go to disk; and a flight must not find the queue full half-way.
+            if self._closed or self._held or self._spooling or self._link.queued() + len(events) > self._queue_events_max:
+                return False
+        flight = self._flights.begin(events, traceparent, self._now_ms(), on_done)
+        headers, answered = flight.headers, self._answered
+        for index, (value, event) in enumerate(events):
+            if not self._link.send(event.key, value, headers, partial(answered, flight, index)):
+                self._flights.answer(flight, index, QueueFull("the queue is full; slow down, or raise queue_events_max"))
+        return True
+
+    def send_patiently(
+        self, events: Sequence[EncodedEvent], on_done: Callable[[list[Answer]], None], *, traceparent: str
+    ) -> None:
+        """As `send`, but waits for room or for the spool's fsync. Raises Closed."""
+        if self._closed:
+            raise Closed("the producer is closed")
+        flight = self._flights.begin(events, traceparent, self._now_ms(), on_done)
+        self._send_all(flight)
+
+    def poll(self) -> bool:
+        """Serves the answers that have come, without waiting; for an owner that polls itself.
+
+        True: some events failed, and `settle` has to be called, in a thread that may block.
+        """
+        if not self._polling.acquire(blocking=False):
+            return False  # settling, which polls
+        try:
+            self._link.poll(0)
+            return bool(self._failed) or self._link.broken
+        finally:
+            self._polling.release()
+
+    def settle(self) -> None:
+        """Makes a client anew that met a fatal error, and takes what failed to disk. Blocks for seconds."""
+        with self._polling:
+            self._settle_failed()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits for an answer, on disk or with the client, so nothing is lost by polling seldom."""
+        return not self._flights.any() and not self._spooling
 
     def redirect(self, topic: str) -> None:
         """From now on events go to `topic`, those that wait on disk too; for a log that has gone over to a new one.
@@ -189,9 +212,7 @@ class Producer:
 
     def flush(self, timeout_s: float) -> int:
         """Waits until every event taken so far has its answer, at most `timeout_s`; returns how many have none yet."""
-        with self._state:
-            self._state.wait_for(lambda: self._outstanding == 0, timeout=timeout_s)
-            return self._outstanding
+        return self._flights.wait(timeout_s)
 
     def problem(self, timeout_s: float) -> str | None:
         """What keeps events from the log right now, or None. Asks the broker; blocks up to `timeout_s`."""
@@ -220,12 +241,12 @@ class Producer:
         if self._drainer is not None:
             self._drainer.stop()
         deadline = time.monotonic() + _MARGIN_S
-        with self._state:
-            while self._outstanding and time.monotonic() < deadline:
-                self._link.give_up_all()  # again, for an emit that was between its check and its send
-                self._state.wait(timeout=_POLL_S)
+        while self._flights.any() and time.monotonic() < deadline:
+            self._link.give_up_all()  # again, for an emit that was between its check and its send
+            self._flights.wait(_POLL_S)
         self._stop.set()
-        self._poller.join(timeout=_MARGIN_S)
+        if self._poller is not None:
+            self._poller.join(timeout=_MARGIN_S)
         if self._spool is not None:
             self._spool.close()
         return left
@@ -236,16 +257,17 @@ class Producer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, draft: EventDraft, traceparent: str | None) -> _Pending:
+    def _now_ms(self) -> int:
+        return (self._clock() - _EPOCH) // _MILLISECOND
+
+    def _encoded(self, draft: EventDraft) -> tuple[EncodedEvent, int]:
+        """The event and the time of emitting. Raises InvalidEvent, Closed."""
         if self._closed:
             raise Closed("the producer is closed")
-        now_ms = (self._clock() - _EPOCH) // _MILLISECOND
-        if draft.occurred_at is None and self._fill_occurred_at:
-            draft = _dated(draft, format_instant(now_ms))
-        headers = [(SCHEMA_VERSION_HEADER, b"%d" % SCHEMA_VERSION)]
-        if traceparent is not None:
-            headers.append((TRACEPARENT_HEADER, traceparent.encode()))
-        return _Pending(next(self._numbers), draft, encode_event(draft, now_ms), headers, now_ms)
+        now_ms = self._now_ms()
+        if draft.occurred_at is None:
+            draft = replace(draft, occurred_at=format_instant(now_ms))
+        return encode_event(draft, now_ms), now_ms
 
     def _must_spool(self) -> bool:
         """Whether the event goes to disk. While the drainer brings the last of it to the log, waits for the answer."""
@@ -259,108 +281,102 @@ class Producer:
             self._held = held
             self._state.notify_all()
 
-    def _send(self, pending: _Pending) -> None:
-        """Hands it to the client. While the queue is full it waits: for room, or for Kafka to be found away."""
+    def _send_all(self, flight: Flight) -> None:
+        """Each event to the client, or those that must to disk, with one fsync."""
+        to_spool: list[tuple[Flight, int]] = []
+        for index in range(len(flight.events)):
+            if self._must_spool():
+                to_spool.append((flight, index))
+            elif (refused := self._send(flight, index)) is not None:
+                self._flights.answer(flight, index, refused)
+        if to_spool:
+            self._settle_spooled(to_spool)
+
+    def _send(self, flight: Flight, index: int) -> QueueFull | None:
+        """Hands an event to the client. While the queue is full it waits: for room, or for Kafka to be found away."""
         deadline = time.monotonic() + self.delivery_timeout_s
-        with self._state:
-            self._outstanding += 1
-        while True:
+        value, event = flight.events[index]
+        while not self._link.send(event.key, value, flight.headers, partial(self._answered, flight, index)):
             with self._state:
-                self._with_client += 1
-            if self._link.send(
-                pending.encoded.event.key,
-                pending.encoded.value,
-                pending.headers,
-                lambda answer: self._answered(pending, answer),
-            ):
-                return
-            with self._state:
-                self._with_client -= 1
                 self._state.wait(timeout=min(_POLL_S, max(0.0, deadline - time.monotonic())))
                 spooling = self._spooling
             if spooling:
-                self._settle_spooled([pending])
-                return
+                self._settle_spooled([(flight, index)])
+                return None
             if time.monotonic() >= deadline:
-                self._outstanding_less(1)
-                raise QueueFull(f"the queue stayed full for {self.delivery_timeout_s:g} s; slow down, or raise queue_events_max")
+                return QueueFull(f"the queue stayed full for {self.delivery_timeout_s:g} s; slow down, or raise queue_events_max")
+        return None
 
-    def _answered(self, pending: _Pending, answer: Position | Unsent) -> None:
-        """In the polling thread, for each event, once."""
-        with self._state:
-            self._with_client -= 1
+    def _answered(self, flight: Flight, index: int, answer: Position | Unsent) -> None:
+        """While polling, for each event, once."""
         if isinstance(answer, Position):
-            pending.future.set_result(Receipt("acked", pending.encoded.event.key, answer))
-            self._outstanding_less(1)
+            self._flights.answer(flight, index, answer)
         else:
-            self._failed.append((pending, answer))
+            self._failed.append((flight, index, answer))
 
     def _poll_until_stopped(self) -> None:
         while not self._stop.is_set():
-            self._link.poll(_POLL_S)
-            if self._failed:
-                failed, self._failed = self._failed, []
-                self._not_delivered(failed)
+            with self._polling:
+                self._link.poll(_POLL_S)
+                self._settle_failed()
 
-    def _not_delivered(self, failed: list[tuple[_Pending, Unsent]]) -> None:
+    def _settle_failed(self) -> None:
+        if self._link.broken:
+            self._link.rebuild()
+        if self._failed:
+            failed, self._failed = self._failed, []
+            self._not_delivered(failed)
+
+    def _not_delivered(self, failed: list[Failed]) -> None:
         """What the broker did not acknowledge: to disk with one fsync, in the order of emitting, or back as errors."""
         if self._spool is None:
-            for pending, unsent in failed:
-                pending.future.set_exception(DeliveryFailed(f"{unsent.detail}; the event may have been written"))
-            self._outstanding_less(len(failed))
+            for flight, index, unsent in failed:
+                self._flights.answer(flight, index, DeliveryFailed(f"{unsent.detail}; the event may have been written"))
             return
         with self._state:
             began, self._spooling = not self._spooling, True
         if began:
-            log.warning("kafka is away: events wait on disk", extra={"topic": self.topic, "error": failed[0][1].detail})
+            log.warning("kafka is away: events wait on disk", extra={"topic": self.topic, "error": failed[0][2].detail})
             self._hold(True)
             try:
                 failed += self._take_back()
-                self._settle_spooled([pending for pending, _ in sorted(failed, key=lambda item: item[0].number)])
+                ordered = sorted(failed, key=lambda item: (item[0].number, item[1]))
+                self._settle_spooled([(flight, index) for flight, index, _ in ordered])
             finally:
                 self._hold(False)
         else:
-            self._settle_spooled([pending for pending, _ in failed])
+            self._settle_spooled([(flight, index) for flight, index, _ in failed])
 
-    def _take_back(self) -> list[tuple[_Pending, Unsent]]:
+    def _take_back(self) -> list[Failed]:
         """What the client still holds, so that it goes to disk before anything newer, in the order of emitting."""
         self._link.give_up_all()
         deadline = time.monotonic() + _TAKE_BACK_S
-        while time.monotonic() < deadline:
-            with self._state:
-                if self._with_client == 0:
-                    break
+        while self._link.queued() and time.monotonic() < deadline:
             self._link.poll(_TICK_S)
         taken, self._failed = self._failed, []
         return taken
 
-    def _to_spool(self, pendings: list[_Pending]) -> None:
-        with self._state:
-            self._outstanding += len(pendings)
-        self._settle_spooled(pendings)
-
-    def _settle_spooled(self, pendings: list[_Pending]) -> None:
+    def _settle_spooled(self, events: list[tuple[Flight, int]]) -> None:
         assert self._spool is not None
         error: SpoolFull | SpoolBroken | None = None
         kept = 0
         try:
-            kept = self._spool.append([pending.spooled() for pending in pendings])
-            if kept < len(pendings):
+            kept = self._spool.append([flight.spooled(index) for flight, index in events])
+            if kept < len(events):
                 error = SpoolFull(
-                    f"the spool took {kept} of {len(pendings)} events and is full; bring Kafka back, or raise spool_bytes_max"
+                    f"the spool took {kept} of {len(events)} events and is full; bring Kafka back, or raise spool_bytes_max"
                 )
         except (SpoolFull, SpoolBroken) as refused:
             error = refused
         with self._state:
             # An append may have come after the drainer saw an empty spool: then there is something to drain again.
             self._spooling = self._spooling or kept > 0
-        for number, pending in enumerate(pendings):
+        for number, (flight, index) in enumerate(events):
             if number < kept:
-                pending.future.set_result(Receipt("spooled", pending.encoded.event.key, None))
+                self._flights.answer(flight, index, Receipt("spooled", flight.events[index].event.key, None))
             else:
                 assert error is not None
-                pending.future.set_exception(error)
-        self._outstanding_less(len(pendings))
+                self._flights.answer(flight, index, error)
         assert self._drainer is not None
         self._drainer.wake()
 
@@ -375,21 +391,10 @@ class Producer:
                 self._state.notify_all()
             return not self._spooling
 
-    def _outstanding_less(self, count: int) -> None:
-        with self._state:
-            self._outstanding -= count
-            self._state.notify_all()
 
-
-def _dated(draft: EventDraft, occurred_at: str) -> EventDraft:
-    return EventDraft(
-        draft.tenant_id,
-        draft.source_service,
-        draft.source_entity_id,
-        draft.usage_type,
-        draft.quantity,
-        occurred_at,
-        draft.kind,
-        draft.corrects,
-        draft.metadata,
-    )
+def _settle(future: Future[Receipt], encoded: EncodedEvent, answer: Answer) -> None:
+    receipt = as_receipt(encoded, answer)
+    if isinstance(receipt, Receipt):
+        future.set_result(receipt)
+    else:
+        future.set_exception(receipt)

@@ -55,8 +55,7 @@ CORRECTS_FIELDS: Final = ("sourceService", "sourceEntityId", "usageType")
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A usage event that broke no rule. Holds only what its record and ingest time determine."""
 
     tenant_id: str

@@ -26,7 +26,7 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 @pytest.fixture(scope="module")
 def server(migrated: Settings) -> Iterator[Server]:
     secret, _ = put_catalog(migrated)
-    with serving(migrated, secret=secret) as running:
+    with serving(migrated, secret=secret, over={"METERLINE_LOG_LEVEL": "debug"}) as running:
         yield running
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,14 +11,15 @@ import pytest
 from entitlements.counted import Fences
 from entitlements.log_epochs import LOOK_EVERY_S, LogEpochs
 from entitlements.models import Position
-from entitlements.sink import Usage
+from entitlements.sink import Published
 from entitlements.store import Store, StoreAway
 from entitlements.waiting import Waiting
+from meterline_schemas.draft import EncodedEvent
 from meterline_schemas.event import Event
 from meterline_schemas.types import Micros
 from runtime.settings import Settings
 
-USAGE = Usage(Event("tnt_1", "s", "e", "DEEP", Micros(1), "usage", b"", 0, b"", b"1:s,1:e,4:DEEP,"), None, "")
+USAGE = EncodedEvent(b"{}", Event("tnt_1", "s", "e", "DEEP", Micros(1), "usage", b"", 0, b"", b"1:s,1:e,4:DEEP,"))
 
 
 class Log(Store):
@@ -35,6 +36,7 @@ class Log(Store):
         if self.away:
             raise StoreAway("away")
         if name == "epochs":
+            await asyncio.sleep(0)
             self.looks += 1
             return list(self.epochs)
         assert name == "fences"
@@ -53,10 +55,11 @@ class Sink:
 
     async def open(self) -> None: ...
 
-    async def publish(self, usage: Usage) -> Position | None:
-        self.taken += 1
+    async def publish(self, events: Sequence[EncodedEvent], traceparent: str) -> list[Published]:
+        first = self.taken
+        self.taken += len(events)
         self.log.fences[2, 0] = self.taken
-        return Position(2, 0, self.taken - 1)
+        return [Position(2, 0, offset) for offset in range(first, self.taken)]
 
     async def problem(self) -> str | None:
         return None
@@ -91,13 +94,24 @@ def test_the_newest_epoch_is_looked_up_again_after_a_while_and_what_was_known_st
     asyncio.run(run())
 
 
+def test_who_comes_while_the_first_reading_is_under_way_waits_for_it() -> None:
+    async def run() -> None:
+        log = Log()
+        epochs = LogEpochs(log)
+        found = await asyncio.gather(*(epochs.newest() for _ in range(8)))
+        assert [one and one.epoch for one in found] == [1] * 8
+        assert log.looks == 1
+
+    asyncio.run(run())
+
+
 def test_an_event_that_was_acknowledged_past_the_end_of_its_epoch_is_published_again_and_then_counted() -> None:
     async def run() -> None:
         log = Log()
         sink, epochs = Sink(log), LogEpochs(log)
         waiting = Waiting(Fences(log), epochs, sink)
         await epochs.look()
-        asking = asyncio.create_task(waiting.counted([(USAGE, Position(1, 0, 7)), (USAGE, Position(1, 0, 6))], 5.0))
+        asking = asyncio.create_task(waiting.counted([(USAGE, Position(1, 0, 7)), (USAGE, Position(1, 0, 6))], "", 5.0))
         await asyncio.sleep(0.05)
         log.goes_over(7)
         assert await asking == [(Position(2, 0, 0), True), (Position(1, 0, 6), True)]
@@ -110,8 +124,8 @@ def test_waiting_ends_with_its_time_where_nothing_is_counted_and_asks_nobody_twi
     async def run() -> None:
         log = Log()
         waiting = Waiting(Fences(log), LogEpochs(log), Sink(log))
-        assert await waiting.counted([(USAGE, Position(1, 0, 3))], 0.6) == [(Position(1, 0, 3), False)]
+        assert await waiting.counted([(USAGE, Position(1, 0, 3))], "", 0.6) == [(Position(1, 0, 3), False)]
         assert log.looks <= 3
-        assert await waiting.counted([], 0.6) == []
+        assert await waiting.counted([], "", 0.6) == []
 
     asyncio.run(run())

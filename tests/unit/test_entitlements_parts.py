@@ -334,11 +334,11 @@ def test_a_sink_that_is_away_is_503_and_one_that_spools_says_so() -> None:
         body = b'{"tenantId":"tnt_1","usageType":"DEEP","quantity":1,"sourceService":"s","sourceEntityId":"e"}'
         sink.away = True
         with pytest.raises(Problem) as refused:
-            await recorder.one(body, anybody, "", None)
+            await recorder.one([], body, anybody, "", None)
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "1")
         assert sink.taken == []
         sink.away, sink.spooling = False, True
-        answer = await recorder.one(body, anybody, "", 1.0)
+        answer = await recorder.one([], body, anybody, "", 1.0)
         assert (answer.state, answer.position, answer.counted) == ("spooled", msgspec.UNSET, False)
         # Nothing to wait for: no fence was read.
         assert store.count("fences") == 0
@@ -353,7 +353,7 @@ def test_another_tenants_usage_is_answered_as_not_found_before_it_is_looked_up()
         recorder = Recorder(sink, KnownNames(store), Waiting(Fences(store), LogEpochs(store), sink))
         bound = Principal("service", "bound", tenant_id="tnt_9", source_services=frozenset({"*"}))
         item = b'{"tenantId":"tnt_1","usageType":"DEEP","quantity":1,"sourceService":"s","sourceEntityId":"e"}'
-        answer = await recorder.batch(b"[" + item + b"]", bound, "", None)
+        answer = await recorder.batch([], b"[" + item + b"]", bound, "", None)
         assert [(result.state, result.status, result.code) for result in answer.results] == [("refused", 404, "not_found")]
         assert sink.taken == []
         assert store.asked == []

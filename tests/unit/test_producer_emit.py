@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from confluent_kafka import Consumer, TopicPartition
 
 from meterline import Closed, DeliveryFailed, EventDraft, InvalidEvent, Producer, QueueFull, Receipt, SpoolFull
 from meterline.spool import Spool
+from meterline_schemas.draft import EncodedEvent
 from meterline_schemas.event import Event, decode
 from meterline_schemas.key import dedup_key, partition_of
 from meterline_schemas.rules import RULES
 
 NOW = datetime(2026, 11, 21, 10, 0, 0, 123_000, tzinfo=UTC)
 NOW_MS = 1_795_255_200_123
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PARTITIONS = 4
 
 
@@ -112,9 +115,8 @@ def _records(broker: str, topic: str, count: int) -> list[Any]:
 
 
 def test_an_acked_event_stands_at_its_position_with_key_header_and_time(broker: str, topic: str) -> None:
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with Producer(broker, topic, clock=lambda: NOW) as producer:
-        receipt = producer.emit(_draft(1), traceparent=trace).result(timeout=10)
+        receipt = producer.emit(_draft(1), traceparent=TRACE).result(timeout=10)
     assert receipt.state == "acked"
     assert receipt.position is not None
     (record,) = _records(broker, topic, 1)
@@ -123,7 +125,7 @@ def test_an_acked_event_stands_at_its_position_with_key_header_and_time(broker: 
         receipt.position.offset,
         receipt.key,
     )
-    assert record.headers() == [("schema-version", b"1"), ("traceparent", trace.encode())]
+    assert record.headers() == [("schema-version", b"1"), ("traceparent", TRACE.encode())]
     event = decode(record.value(), record.headers(), NOW_MS + 60_000, RULES[1])
     assert isinstance(event, Event)
     assert (event.key, event.quantity, event.occurred_at_ms) == (receipt.key, 1_000_000, NOW_MS)
@@ -148,11 +150,73 @@ def test_a_batch_answers_each_event_in_its_place(broker: str, topic: str) -> Non
     assert other.state == "acked"
 
 
-def test_an_absent_time_stays_absent_where_the_caller_wants_the_logs_own(broker: str, topic: str) -> None:
-    with Producer(broker, topic, fill_occurred_at=False, clock=lambda: NOW) as producer:
-        producer.emit(_draft(1)).result(timeout=10)
-    (record,) = _records(broker, topic, 1)
-    assert "occurredAt" not in msgspec.json.decode(record.value())
+def _encoded(number: int, text: str = "") -> EncodedEvent:
+    """An event as an edge hands it on: the sender's own bytes, without a time."""
+    value = (
+        text.encode() or b'{ "sourceEntityId":"job-%d","tenantId":"t","sourceService":"s","usageType":"u","quantity":1}' % number
+    )
+    event = decode(value, None, NOW_MS, RULES[max(RULES)])
+    assert isinstance(event, Event)
+    return EncodedEvent(value, event)
+
+
+def _sent(producer: Producer, events: list[EncodedEvent], *, patiently: bool = False) -> list[Any]:
+    """The answers to a flight, by an owner that polls where the producer does not poll itself."""
+    done: Future[list[Any]] = Future()
+    if patiently:
+        producer.send_patiently(events, done.set_result, traceparent=TRACE)
+    else:
+        assert producer.send(events, done.set_result, traceparent=TRACE)
+    deadline = time.monotonic() + 15
+    while not done.done() and time.monotonic() < deadline:
+        if producer.poll():
+            producer.settle()
+        time.sleep(0.001)
+    return done.result(timeout=0)
+
+
+def test_a_flight_is_answered_in_its_order_and_its_bytes_stay_as_they_are(broker: str, topic: str) -> None:
+    events = [_encoded(number) for number in range(200)]
+    with Producer(broker, topic, polls_itself=False) as producer:
+        answers = _sent(producer, events)
+        assert producer.idle
+    by_position = {(record.partition(), record.offset()): record for record in _records(broker, topic, len(events))}
+    assert len(by_position) == len(events)
+    for (value, event), position in zip(events, answers, strict=True):
+        record = by_position[position.partition, position.offset]
+        assert (record.value(), record.key()) == (value, event.key)
+        assert dict(record.headers()) == {"schema-version": b"1", "traceparent": TRACE.encode()}
+
+
+def test_a_flight_that_the_broker_does_not_take_is_spooled_whole_and_the_next_one_waits_for_the_disk(
+    nowhere: str, topic: str, tmp_path: Path
+) -> None:
+    metadata = (
+        '{"sourceEntityId":"m","tenantId":"t","sourceService":"s","usageType":"u","quantity":1,"metadata":{"occurredAt":1}}'
+    )
+    own = '{"occurredAt":"2026-11-21T09:00:00Z","sourceEntityId":"o",'
+    own += '"tenantId":"t","sourceService":"s","usageType":"u","quantity":1}'
+    events = [_encoded(1), _encoded(2, metadata), _encoded(3, own)]
+    with Producer(nowhere, topic, spool_dir=tmp_path, delivery_timeout_s=0.3, polls_itself=False, clock=lambda: NOW) as producer:
+        answers = _sent(producer, events)
+        assert [answer.state for answer in answers] == ["spooled"] * 3
+        assert not producer.send([_encoded(4)], lambda _: None, traceparent=TRACE), "it would have to wait for the disk"
+        assert [answer.state for answer in _sent(producer, [_encoded(4)], patiently=True)] == ["spooled"]
+    with contextlib.closing(Spool(tmp_path / topic, 1 << 20)) as spool:
+        segment = spool.oldest()
+        assert segment is not None
+        values = [record.value for record in spool.read(segment).records]
+    now = b'"occurredAt":"2026-11-21T10:00:00.123Z",'
+    assert values[0] == b"{" + now + events[0].value[1:]
+    assert values[1] == b"{" + now + events[1].value[1:]
+    assert values[2] == events[2].value
+
+
+def test_a_flight_larger_than_the_room_in_the_queue_is_not_begun(nowhere: str, topic: str) -> None:
+    with Producer(nowhere, topic, delivery_timeout_s=0.3, queue_events_max=20, polls_itself=False) as producer:
+        assert not producer.send([_encoded(number) for number in range(21)], lambda _: None, traceparent=TRACE)
+        answers = _sent(producer, [_encoded(number) for number in range(5)])
+    assert {type(answer) for answer in answers} == {DeliveryFailed}
 
 
 def test_without_a_spool_an_absent_broker_is_an_error_within_the_timeout(nowhere: str, topic: str) -> None:
@@ -229,9 +293,7 @@ def test_what_an_earlier_process_spooled_is_sent_first(broker: str, nowhere: str
 
 
 def test_a_spooled_event_carries_the_time_of_its_emitting(broker: str, nowhere: str, topic: str, tmp_path: Path) -> None:
-    with Producer(
-        nowhere, topic, spool_dir=tmp_path, delivery_timeout_s=0.3, fill_occurred_at=False, clock=lambda: NOW
-    ) as producer:
+    with Producer(nowhere, topic, spool_dir=tmp_path, delivery_timeout_s=0.3, clock=lambda: NOW) as producer:
         producer.emit(_draft(1)).result(timeout=10)
     with Producer(broker, topic, spool_dir=tmp_path) as producer:
         assert producer.wait_drained(10)
