@@ -105,9 +105,7 @@ class Standings:
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, future))
         if len(self._workers) < STATEMENTS_MAX:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._workers.add(asyncio.create_task(self._work()))
         return await future
 
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
@@ -139,6 +137,15 @@ class Standings:
         return self._windows
 
     async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        try:
+            await self._answer_all()
+        finally:
+            # In the same step in which nothing waited: a request that came between the two would be nobody's.
+            self._workers.discard(worker)
+
+    async def _answer_all(self) -> None:
         while self._waiting:
             together = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
             try:

@@ -117,6 +117,21 @@ def test_a_statement_that_fails_fails_those_who_waited_for_it_and_no_later_one()
     asyncio.run(run())
 
 
+def test_a_check_that_arrives_just_as_the_last_statement_ends_is_answered() -> None:
+    async def run() -> None:
+        standings = Standings(FakeStore())
+        for steps in range(12):
+            first = asyncio.create_task(standings.one(Ask("tnt_1", "DEEP")))
+            # The second arrives after each number of steps of the event loop, one of which is the worker's last.
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                await standings.one(Ask("tnt_2", "DEEP"))
+                await first
+
+    asyncio.run(run())
+
+
 def test_who_goes_away_while_waiting_disturbs_nobody() -> None:
     async def run() -> None:
         store = FakeStore()
