@@ -20,7 +20,7 @@ from clickhouse_connect.driver.client import Client
 from consumers.lane import Lane
 from consumers.patience import Patience, Retriable
 from consumers.ports import CLICKHOUSE_AWAY, GroupOffsets
-from metering.index import CommittedIndex, Hashes
+from metering.index import CommittedIndex, Keeper, in_memory
 from meterline_schemas.delta import HASH_MODULUS, Figures, parse_commit
 from meterline_schemas.types import Epoch, Offset, Partition
 from runtime.exits import Exit, MeterlineExit
@@ -79,6 +79,7 @@ class Assigning:
     log_starts: Callable[[], list[int]]
     patience: Patience
     inherited: Sequence[Inherited] = ()
+    keep: Keeper = in_memory
 
     def lanes(self, partitions: Iterable[int]) -> dict[int, Lane]:
         """A lane for each partition, built anew. Blocks while a store is away."""
@@ -98,16 +99,17 @@ class Assigning:
                     f"partition {partition} is to go on from {start.offset}, but the log starts at {starts[partition]}: records "
                     "were deleted before they were read. Raise METERLINE_EVENTS_KEEP_DAYS; docs/operations.md, 'Log truncated'",
                 )
-            lanes[partition] = self._lane(partition, start, inherited[partition])
+            lanes[partition] = self._lane(partition, start, inherited.pop(partition))
         return lanes
 
-    def _inherited_keys(self, wanted: Sequence[int]) -> dict[int, Hashes]:
-        """What older epochs have left to each partition. Raises Retriable while ClickHouse does not show all of their rows.
+    def _inherited_keys(self, wanted: Sequence[int]) -> dict[int, CommittedIndex]:
+        """An index for each partition, with what older epochs have left to it.
 
+        Raises Retriable while ClickHouse does not show all of their rows.
         Their keys lay in partitions of other numbers, so every row is read, and every partition's figures are compared with
         what that very read has shown.
         """
-        found: dict[int, list[Hashes]] = {partition: [] for partition in wanted}
+        found = {partition: CommittedIndex(keep=self.keep) for partition in wanted}
         client = self.clickhouse()
         try:
             for older in self.inherited:
@@ -116,8 +118,8 @@ class Assigning:
                     rows += len(keys.hashes)
                     hash_sum += int(keys.row_hashes.sum(dtype=np.uint64))
                     slots = (keys.murmurs & np.uint32(0x7FFFFFFF)) % np.uint32(self.partitions)
-                    for partition, parts in found.items():
-                        parts.append(keys.hashes[slots == partition])
+                    for partition, index in found.items():
+                        index.add(keys.hashes[slots == partition])
                 if (rows, hash_sum % HASH_MODULUS) != (older.figures.admitted, older.figures.hash_sum):
                     raise Retriable(
                         f"ClickHouse shows {rows} rows of epoch {older.epoch} partition {older.partition}, "
@@ -125,14 +127,14 @@ class Assigning:
                     )
         finally:
             client.close()
-        nothing = np.empty(0, dtype=np.uint64)
-        return {partition: np.concatenate([nothing, *parts]) for partition, parts in found.items()}
+        return found
 
-    def _lane(self, partition: int, start: Start, inherited: Hashes) -> Lane:
-        def held() -> event_log.Held:
+    def _lane(self, partition: int, start: Start, inherited: CommittedIndex) -> Lane:
+        def rebuilt() -> CommittedIndex:
+            index = inherited.copy()
             client = self.clickhouse()
             try:
-                found = event_log.held_below(client, self.epoch, partition, start.offset)
+                found = event_log.held_below(client, self.epoch, partition, start.offset, index.add)
             finally:
                 client.close()
             if not found.matches(start.figures):
@@ -140,17 +142,17 @@ class Assigning:
                     f"ClickHouse holds {found.admitted} rows of partition {partition} below {start.offset} "
                     f"(hash sum {found.hash_sum}), the committed figures say {start.figures.admitted} ({start.figures.hash_sum})"
                 )
-            return found
+            return index
 
-        found = self.patience.until_done("clickhouse", held, CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH)
+        index = self.patience.until_done("clickhouse", rebuilt, CLICKHOUSE_AWAY, Exit.INDEX_MISMATCH)
+        index.settle()
         logger.info(
             "partition taken",
             extra={
                 "partition": partition,
                 "offset": start.offset,
-                "keys": len(found.hashes) + len(inherited),
+                "keys": len(index),
                 "epoch": self.epoch,
             },
         )
-        index = CommittedIndex(np.concatenate((found.hashes, inherited)))
         return Lane(self.epoch, Partition(partition), start.offset, start.rules_version, start.figures, index)

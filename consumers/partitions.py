@@ -20,6 +20,7 @@ from consumers.patience import Patience
 from consumers.ports import ClickHouseRows, DeltaTopic, GroupOffsets
 from consumers.reads import Reads
 from consumers.recognising import recogniser
+from consumers.shelf import Shelf
 from consumers.storing import Storer, committed_at
 from meterline_schemas.types import Epoch
 from runtime import clickhouse, kafka
@@ -36,6 +37,7 @@ class Partitions:
     def __init__(self, settings: Settings, consumer: Consumer, following: Following, reads: Reads, patience: Patience) -> None:
         self._settings, self._consumer, self._following = settings, consumer, following
         self._reads, self._patience = reads, patience
+        self._shelf = Shelf(settings.data_dir / "index", settings.index_memory_bytes_max)
         self.decider: Decider | None = None
         self.storer: Storer | None = None
         self.taking = False
@@ -88,6 +90,7 @@ class Partitions:
             log_starts=lambda: self._reads.log_starts(epoch),
             patience=self._patience,
             inherited=inherited_of(self._following.older),
+            keep=self._shelf.keep,
         )
         lanes = assigning.lanes(part.partition for part in parts)
         recognise = recogniser(self._settings)

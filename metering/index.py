@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metering.runs import GROUPING_BITS, Hashes, Keeper, Run, grouped, held, in_memory, in_order, merged, runs_of
 
-__all__ = ["CommittedIndex", "Hashes", "Keeper", "Sizes"]
+__all__ = ["CommittedIndex", "Hashes", "Keeper", "Sizes", "in_memory"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,15 @@ class CommittedIndex:
         self._bring(runs_of(keys, self._sizes.part_max, self._keeper(number)), number)
         for level in self._levels:
             level.go_on(self._sizes.credit * len(hashes))
+
+    def copy(self) -> CommittedIndex:
+        """Another index of the same keys, at once: the runs are shared, and never changed."""
+        self.settle()
+        other = CommittedIndex(keep=self._keep, sizes=self._sizes)
+        for number, level in enumerate(self._levels):
+            other._levels.append(_Level(self._sizes.part_max, self._keeper(number)))
+            other._levels[number].parts = list(level.parts)
+        return other
 
     def settle(self) -> None:
         """Ends the merges that are under way. Blocks 5 to 10 ns a key of the levels concerned."""

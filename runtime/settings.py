@@ -80,6 +80,13 @@ class Settings(BaseModel):
     range_events_max: int = _setting("Consumer", 100_000, "Most records of a cycle.", ge=1, le=1_000_000)
     range_bytes_max: int = _setting("Consumer", 32 << 20, "Most bytes of a cycle.", ge=1 << 16, le=1 << 30)
     delta_bytes_max: int = _setting("Consumer", 512 << 10, "Most bytes of one delta record.", ge=1 << 12, le=900 << 10)
+    index_memory_bytes_max: int = _setting(
+        "Consumer",
+        1 << 30,
+        "Most memory of the index of admitted keys; what is more lies in files below DATA_DIR.",
+        ge=0,
+        le=1 << 40,
+    )
     range_window_ms: int = _setting("Consumer", 50, "How long a cycle waits for more records.", ge=0, le=60_000)
     retry_give_up_s: float = _setting(
         "Consumer", 300.0, "How long a store may be away before the process leaves for its supervisor.", gt=0, le=86_400

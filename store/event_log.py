@@ -7,7 +7,8 @@ Every function raises clickhouse_connect's `ClickHouseError` family when the ser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -23,7 +24,7 @@ from metering.index import Hashes
 from metering.ranges import Claim, Decided, Reject
 from meterline_schemas.delta import DeltaLine, Figures
 from meterline_schemas.key import dedup_key
-from meterline_schemas.types import Micros
+from meterline_schemas.types import Micros, TenantId, UsageType
 
 CONFIRM_HASHES_MAX = 5_000
 """Hashes in one statement: 20 digits each stay below ClickHouse's max_query_size of 256 KiB."""
@@ -190,28 +191,14 @@ def confirm(client: Client, hashes: Hashes) -> dict[bytes, Claim]:
 
 @dataclass(frozen=True)
 class Held:
-    """What ClickHouse holds of one partition below a position: the keys, and the figures to compare with."""
+    """What ClickHouse holds of one partition below a position."""
 
-    hashes: Hashes
     admitted: int
     hash_sum: int
 
     def matches(self, figures: Figures) -> bool:
         """Whether it is exactly what was committed there."""
         return self.admitted == figures.admitted and self.hash_sum == figures.hash_sum
-
-
-def held_below(client: Client, epoch: int, partition: int, offset: int) -> Held:
-    """The admitted keys of a partition below `offset`."""
-    own = client.query(
-        "SELECT key_hash, row_hash FROM usage_events"
-        " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset < {o:UInt64}"
-        " ORDER BY kafka_offset LIMIT 1 BY kafka_offset",
-        parameters={"e": epoch, "p": partition, "o": offset},
-    )
-    hashes = np.array(own.result_columns[0] if own.row_count else [], dtype=np.uint64)
-    row_hashes = np.array(own.result_columns[1] if own.row_count else [], dtype=np.uint64)
-    return Held(hashes, len(row_hashes), int(row_hashes.sum(dtype=np.uint64)))
 
 
 @dataclass(frozen=True)
@@ -224,15 +211,42 @@ class Keys:
 
 
 def keys_between(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> Iterator[Keys]:
-    """The keys of [from, to), one row an offset, a stretch at a time. What a stretch says of its rows is of the same read."""
-    for lowest in range(from_offset, to_offset, STRETCH_OFFSETS):
+    """The keys of [from, to), one row an offset, a stretch at a time. What a stretch says of its rows is of the same read.
+
+    While the caller works on one stretch, the next is being read: the client is in use until the iterator has ended.
+    """
+
+    def stretch(lowest: int) -> Keys:
         found = client.query_arrow(
             "SELECT key_hash, key_murmur2, row_hash FROM usage_events"
             " WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
             " AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset",
             parameters={"e": epoch, "p": partition, "f": lowest, "t": min(lowest + STRETCH_OFFSETS, to_offset)},
         )
-        yield Keys(*(found.column(name).to_numpy() for name in ("key_hash", "key_murmur2", "row_hash")))
+        return Keys(*(found.column(name).to_numpy() for name in ("key_hash", "key_murmur2", "row_hash")))
+
+    stretches = list(range(from_offset, to_offset, STRETCH_OFFSETS))
+    with ThreadPoolExecutor(1, thread_name_prefix="stretches") as ahead:
+        reading = [ahead.submit(stretch, lowest) for lowest in stretches[:1]]
+        for lowest in stretches[1:]:
+            keys = reading.pop().result()
+            reading.append(ahead.submit(stretch, lowest))
+            yield keys
+        for last in reading:
+            yield last.result()
+
+
+def held_below(client: Client, epoch: int, partition: int, offset: int, add: Callable[[Hashes], object]) -> Held:
+    """Hands the hashes of the admitted keys of a partition below `offset` to `add`, a stretch at a time.
+
+    What it returns is of the same reads. On a failure some were handed over.
+    """
+    admitted = hash_sum = 0
+    for keys in keys_between(client, epoch, partition, 0, offset):
+        add(keys.hashes)
+        admitted += len(keys.hashes)
+        hash_sum += int(keys.row_hashes.sum(dtype=np.uint64))
+    return Held(admitted, hash_sum & _MAX64)
 
 
 def rows_between(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> tuple[int, int]:
@@ -261,22 +275,26 @@ class Recomputed:
 
 
 def recompute(client: Client, epoch: int, partition: int, from_offset: int, to_offset: int) -> Recomputed:
-    """The delta of a range from its rows, one row an offset."""
-    result = client.query(
-        "SELECT tenant_id, usage_type, toString(toDate(occurred_at, 'UTC')) AS day,"
-        " toString(sum(toInt128(reinterpretAsInt64(quantity)))), count(), sumWithOverflow(row_hash)"
-        " FROM (SELECT tenant_id, usage_type, quantity, occurred_at, row_hash FROM usage_events"
-        "  WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
-        "  AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset)"
-        " GROUP BY tenant_id, usage_type, day ORDER BY tenant_id, usage_type, day",
-        parameters={"e": epoch, "p": partition, "f": from_offset, "t": to_offset},
-    )
-    lines, events, hash_sum = [], 0, 0
-    for tenant, usage_type, day, micros, count, part in result.result_rows:
-        lines.append(DeltaLine(tenant, usage_type, day, Micros(int(micros)), count))
-        events += count
-        hash_sum = (hash_sum + part) & _MAX64
-    return Recomputed(tuple(lines), events, hash_sum)
+    """The delta of a range from its rows, one row an offset. ClickHouse's memory is bounded by stretches."""
+    sums: dict[tuple[TenantId, UsageType, str], tuple[int, int]] = {}
+    events = hash_sum = 0
+    for lowest in range(from_offset, to_offset, STRETCH_OFFSETS):
+        result = client.query(
+            "SELECT tenant_id, usage_type, toString(toDate(occurred_at, 'UTC')) AS day,"
+            " toString(sum(toInt128(reinterpretAsInt64(quantity)))), count(), sumWithOverflow(row_hash)"
+            " FROM (SELECT tenant_id, usage_type, quantity, occurred_at, row_hash FROM usage_events"
+            "  WHERE log_epoch = {e:UInt16} AND kafka_partition = {p:UInt32} AND kafka_offset >= {f:UInt64}"
+            "  AND kafka_offset < {t:UInt64} ORDER BY kafka_offset LIMIT 1 BY kafka_offset)"
+            " GROUP BY tenant_id, usage_type, day",
+            parameters={"e": epoch, "p": partition, "f": lowest, "t": min(lowest + STRETCH_OFFSETS, to_offset)},
+        )
+        for tenant, usage_type, day, micros, count, part in result.result_rows:
+            quantity, counted = sums.get((tenant, usage_type, day), (0, 0))
+            sums[tenant, usage_type, day] = quantity + int(micros), counted + count
+            events += count
+            hash_sum = (hash_sum + part) & _MAX64
+    lines = tuple(DeltaLine(*key, Micros(quantity), count) for key, (quantity, count) in sorted(sums.items()))
+    return Recomputed(lines, events, hash_sum)
 
 
 def totals_below(

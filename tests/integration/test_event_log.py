@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from metering.index import CommittedIndex
 from metering.ranges import Decided, Pending, decide
 from metering.reading import read
 from meterline_schemas.delta import Figures
@@ -35,6 +36,10 @@ def insert(client: Client, *ranges: Decided) -> None:
     event_log.insert(client, event_log.admitted_rows(ranges), event_log.reject_rows(ranges))
 
 
+def ignore(_: object) -> None:
+    """Of the keys that are handed over."""
+
+
 @pytest.fixture
 def client(migrated: Settings) -> Iterator[Client]:
     opened = clickhouse.client(migrated)
@@ -51,9 +56,10 @@ def test_identical_copies_are_one_row_an_offset_whatever_is_read(client: Client)
         insert(client, work)
     (copies,) = client.query("SELECT count() FROM usage_events").result_rows
     assert copies[0] > 4, "the copies must lie there for the test to mean anything"
-    held = event_log.held_below(client, 1, 0, 9)
-    assert (held.admitted, held.hash_sum) == (4, work.figures.hash_sum)
-    assert sorted(held.hashes.tolist()) == sorted(work.ranked.tolist())
+    hashes: list[int] = []
+    held = event_log.held_below(client, 1, 0, 9, lambda stretch: hashes.extend(stretch.tolist()))
+    assert held == event_log.Held(4, work.figures.hash_sum)
+    assert sorted(hashes) == sorted(work.ranked.tolist())
     found = event_log.recompute(client, 1, 0, 5, 9)
     assert (found.lines, found.events, found.hash_sum) == (work.delta.lines, 4, work.figures.hash_sum)
     assert event_log.confirm(client, work.ranked) == work.claims(work.ranked)
@@ -61,9 +67,9 @@ def test_identical_copies_are_one_row_an_offset_whatever_is_read(client: Client)
 
 def test_a_position_bounds_what_is_read_below_it_and_other_partitions_do_not_show(client: Client) -> None:
     insert(client, decided(0, [body(entity) for entity in entities(0, 5)]), decided(0, [body(entities(1, 1)[0])], partition=1))
-    assert event_log.held_below(client, 1, 0, 3).admitted == 3
-    assert event_log.held_below(client, 1, 0, 0).admitted == 0
-    assert event_log.held_below(client, 1, 1, 100).admitted == 1
+    assert event_log.held_below(client, 1, 0, 3, ignore).admitted == 3
+    assert event_log.held_below(client, 1, 0, 0, ignore).admitted == 0
+    assert event_log.held_below(client, 1, 1, 100, ignore).admitted == 1
     assert event_log.recompute(client, 1, 0, 1, 4).events == 3
     assert event_log.recompute(client, 1, 3, 0, 100) == event_log.Recomputed((), 0, 0)
 
@@ -71,9 +77,9 @@ def test_a_position_bounds_what_is_read_below_it_and_other_partitions_do_not_sho
 def test_an_index_that_lacks_a_row_or_has_one_too_many_does_not_match_the_figures(client: Client) -> None:
     work = decided(0, [body(entity) for entity in entities(0, 3)])
     insert(client, work)
-    held = event_log.held_below(client, 1, 0, 3)
+    held = event_log.held_below(client, 1, 0, 3, ignore)
     assert held.matches(work.figures)
-    assert not event_log.held_below(client, 1, 0, 2).matches(work.figures)
+    assert not event_log.held_below(client, 1, 0, 2, ignore).matches(work.figures)
     assert not held.matches(Figures(admitted=3, hash_sum=work.figures.hash_sum ^ 1))
 
 
@@ -136,7 +142,7 @@ def test_the_keys_of_an_older_epoch_come_with_what_selects_their_slot_and_copies
 ) -> None:
     old = decided(0, [body(entity) for entity in entities(0, 6)])
     insert(client, old, old, decided(0, [body(entity) for entity in entities(0, 8)[6:]], epoch=2))
-    assert event_log.held_below(client, 2, 0, 10).admitted == 2
+    assert event_log.held_below(client, 2, 0, 10, ignore).admitted == 2
     for stretch in (event_log.STRETCH_OFFSETS, 4):
         monkeypatch.setattr(event_log, "STRETCH_OFFSETS", stretch)
         found = list(event_log.keys_between(client, 1, 0, 0, 6))
@@ -149,6 +155,36 @@ def test_the_keys_of_an_older_epoch_come_with_what_selects_their_slot_and_copies
         assert event_log.rows_between(client, 1, 0, 0, 6) == (6, old.figures.hash_sum)
     assert [len(keys.hashes) for keys in event_log.keys_between(client, 1, 1, 0, 5)] == [0, 0]
     assert list(event_log.keys_between(client, 1, 0, 3, 3)) == []
+
+
+def test_the_last_range_of_a_long_log_is_read_without_reading_the_log(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 400_000
+    # Tenants, and so the table's own order, are spread over all offsets; only the projection by position has a range together.
+    client.command(
+        "INSERT INTO usage_events SELECT concat('tnt_', toString(number % 1000)), 'PHOTO', 'worker', toString(number),"
+        " toDecimal64(1, 6), 'usage', '', toDateTime64('2026-09-21 00:00:00', 3, 'UTC'),"
+        " toDateTime64('2026-09-21 00:00:00', 3, 'UTC'), '', 1, 0, number, sipHash64(number), toUInt32(number), number, 1,"
+        f" bitNot(bitOr(bitShiftLeft(toUInt64(1), 48), number)) FROM numbers({rows})"
+    )
+    read_rows: list[int] = []
+    asked = client.query
+
+    def noting(*arguments: Any, **named: Any) -> Any:
+        result = asked(*arguments, **named)
+        read_rows.append(int(result.summary["read_rows"]))
+        return result
+
+    monkeypatch.setattr(client, "query", noting)
+    found = event_log.recompute(client, 1, 0, rows - 1_000, rows)
+    assert (found.events, len(found.lines)) == (1_000, 1_000)
+    assert found.hash_sum == sum(range(rows - 1_000, rows))
+    assert read_rows[0] <= 1_000 + 2 * 8_192, "whole granules, of which the first holds earlier rows"
+    # In stretches it is the same.
+    monkeypatch.setattr(event_log, "STRETCH_OFFSETS", 300)
+    assert event_log.recompute(client, 1, 0, rows - 1_000, rows) == found
+    index = CommittedIndex()
+    monkeypatch.setattr(event_log, "STRETCH_OFFSETS", 150_000)
+    assert event_log.held_below(client, 1, 0, rows, index.add).admitted == len(index) == rows
 
 
 def test_rejects_keep_raw_bytes_and_headers_and_collapse_by_position(client: Client) -> None:

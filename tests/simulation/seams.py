@@ -75,7 +75,7 @@ def driven() -> Iterator[None]:
         ),
         (
             consumers.assignment,
-            {"event_log": SimpleNamespace(held_below=lambda reads, _e, p, offset: reads.held_below(p, offset))},
+            {"event_log": SimpleNamespace(held_below=lambda reads, _e, p, offset, add: reads.held_below(p, offset, add))},
         ),
         (consumers.storing, {"metrics": quiet, "_count": lambda cycle: None}),
         (

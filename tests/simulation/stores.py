@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -36,8 +37,8 @@ class Stores:
 
     # -- reads of ClickHouse, each from a replica that may be behind ----------------------------------------------
 
-    def held_below(self, partition: int, offset: int) -> Held:
-        return self.tables.held_below(partition, offset, self._seen())
+    def held_below(self, partition: int, offset: int, add: Callable[[Hashes], object]) -> Held:
+        return self.tables.held_below(partition, offset, self._seen(), add)
 
     def confirm(self, hashes: Hashes) -> dict[bytes, Claim]:
         return self.tables.confirm(hashes, self._seen())

@@ -5,7 +5,7 @@ A read may lag: it sees the first so many arrivals, as a replica that is behind 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -108,11 +108,11 @@ class Tables:
             if kept != reject:
                 raise Violation("I6", f"two rejects at one position differ: {kept} and {reject}")
 
-    def held_below(self, partition: int, offset: int, seen: int | None) -> Held:
+    def held_below(self, partition: int, offset: int, seen: int | None, add: Callable[[Hashes], object]) -> Held:
         """As the consumer's rebuild reads it: one row an offset."""
         found = {row.offset: row for row in self.arrived[:seen] if row.partition == partition and row.offset < offset}
-        hashes = np.array([row.key_hash for row in found.values()], dtype=np.uint64)
-        return Held(hashes, len(found), sum(row.row_hash for row in found.values()) % (1 << 64))
+        add(np.array([row.key_hash for row in found.values()], dtype=np.uint64))
+        return Held(len(found), sum(row.row_hash for row in found.values()) % (1 << 64))
 
     def confirm(self, hashes: Hashes, seen: int | None) -> dict[bytes, Claim]:
         """As the consumer's exact confirm reads it: by hash, each key at its smallest position."""

@@ -120,7 +120,9 @@ class ChainMachine(RuleBasedStateMachine):
         return decide(readings, _RULES, pending, confirmed, before)
 
     def rebuilt(self, offset: int) -> CommittedIndex:
-        return CommittedIndex(self.tables.held_below(0, offset, None).hashes)
+        index = CommittedIndex()
+        self.tables.held_below(0, offset, None, index.add)
+        return index
 
     # -- what must hold --------------------------------------------------------------------------------------------
 
