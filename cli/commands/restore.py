@@ -11,7 +11,7 @@ from cli.stores import clickhouse_answers
 from runtime.exits import Exit
 from runtime.logs import configure_logging
 from runtime.settings import Settings, load_settings
-from store import after_postgres, rewinding
+from store import after_postgres, kafka_lost, rewinding
 from store.remedies import kafka_answers, postgres_answers
 from store.rewinding import Standing
 
@@ -76,6 +76,26 @@ def postgres_(as_json: bool) -> int:
     )
     click.echo("go on: nothing has to be settled by hand" if check.ok else "do not go on: see docs/restore.md")
     return Exit.OK if check.ok else Exit.FAILED
+
+
+@command.command("kafka", help="End a log that is lost with its cluster, and begin the next epoch in this one.")
+@_yes
+@_json
+def kafka_(yes: bool, as_json: bool) -> None:
+    settings = _settings()
+    with postgres_answers(settings), clickhouse_answers(settings), kafka_answers(settings):
+        loss = kafka_lost.begin_anew(settings, who()) if yes else kafka_lost.plan(settings)
+    if as_json:
+        print_json({"done": yes, **loss.as_json()})
+        return
+    endings = [ending.as_json() for ending in loss.endings]
+    print_table("the lost log", [name.replace("_", " ") for name in endings[0]], [list(ending.values()) for ending in endings])
+    if yes:
+        click.echo(
+            f"epoch {loss.epoch} has begun: {loss.topic}. Start everything, and let the senders repeat what they are unsure of"
+        )
+    else:
+        click.echo(f"epoch {loss.epoch} would begin in topic {loss.topic}; stop everything, then run this with --yes")
 
 
 def _row(standing: Standing) -> tuple[object, ...]:
