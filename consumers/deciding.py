@@ -89,7 +89,7 @@ class Decider:
                 work.append((lane, rules, read(span, rules, self._partitions, self._between)))
         if not work:
             return None
-        suspicions = [lane.suspects(readings) for lane, _, readings in work]
+        suspicions = [lane.suspects(readings, self._partitions) for lane, _, readings in work]
         wanted = np.unique(np.concatenate([suspicion.hashes for suspicion in suspicions]))
         metrics.SUSPECTS.inc(len(wanted))
         confirmed = self._confirm(wanted, partial(lacking, suspicions)) if len(wanted) else {}

@@ -106,7 +106,7 @@ class Lane:
         self.pending.acknowledge(decided, self.committed_index)
         self.stored = decided.span.to_offset
 
-    def suspects(self, readings: Readings) -> Suspicion:
-        """What ClickHouse must be asked before the records are decided."""
+    def suspects(self, readings: Readings, partitions: int) -> Suspicion:
+        """What ClickHouse must be asked before the records are decided; the topic has so many partitions."""
         hashes = suspects(readings, self.committed_index, self.pending)
-        return Suspicion(self.epoch, self.partition, self.stored, self.committed_index, hashes)
+        return Suspicion(self.epoch, self.partition, partitions, self.stored, self.committed_index, hashes)

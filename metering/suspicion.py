@@ -8,20 +8,28 @@ the hash was shown would not see this where two keys share a hash.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from metering.index import CommittedIndex, Hashes
+from metering.keys import murmurs_of
 from metering.ranges import Claim
 from meterline_schemas.types import Epoch, Offset, Partition
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What one partition asks about. C knows the keys of its positions below `stored`, and those of older epochs."""
+    """What one partition asks about. C knows the keys of its positions below `stored`, and what older epochs have left to it.
+
+    `partitions` are those of the epoch's topic: they say which keys lead here.
+    """
 
     epoch: Epoch
     partition: Partition
+    partitions: int
     stored: Offset
     committed: CommittedIndex
     hashes: Hashes
@@ -31,14 +39,21 @@ class Suspicion:
 
         Rows at or above `stored` are P's, or copies that a dead owner left: C does not count them, so they do not count.
         """
-        found = Counter(claim.key_hash for claim in claims.values() if self._counts(claim))
+        found = Counter(claim.key_hash for claim in self._known_to_c(claims))
         counted = zip(self.hashes.tolist(), self.committed.counts(self.hashes).tolist(), strict=True)
         return [hashed for hashed, keys in counted if found[hashed] < keys]
 
-    def _counts(self, claim: Claim) -> bool:
-        if claim.epoch < self.epoch:
-            return True
-        return (claim.epoch, claim.partition) == (self.epoch, self.partition) and claim.offset < self.stored
+    def _known_to_c(self, claims: Mapping[bytes, Claim]) -> Iterator[Claim]:
+        older: list[tuple[bytes, Claim]] = []
+        for key, claim in claims.items():
+            if claim.epoch < self.epoch:
+                older.append((key, claim))
+            elif (claim.epoch, claim.partition) == (self.epoch, self.partition) and claim.offset < self.stored:
+                yield claim
+        if older:
+            murmurs = murmurs_of(pa.array([key for key, _ in older], type=pa.binary()))
+            homes = (murmurs & np.uint32(0x7FFFFFFF)) % np.uint32(self.partitions)
+            yield from (claim for (_, claim), home in zip(older, homes.tolist(), strict=True) if home == self.partition)
 
 
 def lacking(suspicions: Iterable[Suspicion], claims: Mapping[bytes, Claim]) -> list[int]:

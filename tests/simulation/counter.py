@@ -9,7 +9,7 @@ from aggregator.counting import Counting, NotExplained, Target
 from meterline_schemas.delta import Delta, decode_delta, parse_commit
 from runtime.exits import MeterlineExit
 from tests.simulation.violation import Crash
-from tests.simulation.workload import PARTITIONS
+from tests.simulation.workload import NEXT_PARTITIONS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -27,7 +27,7 @@ class _Stopped:
 class Counter:
     def __init__(self, world: World) -> None:
         self.world, self.random = world, world.random
-        self.positions = [0] * PARTITIONS
+        self.positions = [0] * NEXT_PARTITIONS
         stores = cast(Any, world.stores)
         self._counting = Counting(lambda: stores.ledger, lambda: stores, 60.0, cast(Any, _Stopped()))
 
@@ -38,15 +38,17 @@ class Counter:
         elif chance < 0.9:
             self._any()
         elif self.world.loses_deltas:
-            self.repair(int(self.random.random() * PARTITIONS))
+            lanes = list(self.world.stores.ledger.fences)
+            self.repair(*lanes[int(self.random.random() * len(lanes))])
 
     def _next(self) -> None:
         """The next deltas of one or all partitions, in one transaction. A failure reads some of them again later."""
-        only = int(self.random.random() * (PARTITIONS + 1))
+        partitions = self.world.stores.ledger.epochs[-1].partitions
+        only = int(self.random.random() * (partitions + 1))
         batch: list[Delta] = []
         ahead = list(self.positions)
-        for partition in range(PARTITIONS):
-            if only not in (partition, PARTITIONS):
+        for partition in range(partitions):
+            if only not in (partition, partitions):
                 continue
             log = self.world.stores.deltas[partition]
             end = min(len(log), ahead[partition] + 1 + int(self.random.random() * _BATCH_MAX))
@@ -63,7 +65,7 @@ class Counter:
 
     def _any(self) -> None:
         """A delta out of turn: one of long ago, or one before its time. Or one whose lines are not what it says of them."""
-        partition = int(self.random.random() * PARTITIONS)
+        partition = int(self.random.random() * self.world.stores.ledger.epochs[-1].partitions)
         log = self.world.stores.deltas[partition]
         if not log:
             return
@@ -83,20 +85,22 @@ class Counter:
             self.world.say(f"counting failed: {error}", None)
             return False
         recomputed = ", recomputed" if self.world.stores.ledger.repairs > repairs else ""
-        self.world.say(f"counted {[(d.partition, d.from_offset, d.to_offset) for d in batch]}{recomputed}", None)
+        self.world.say(f"counted {[(d.epoch, d.partition, d.from_offset, d.to_offset) for d in batch]}{recomputed}", None)
         return True
 
-    def repair(self, partition: int) -> None:
+    def repair(self, epoch: int, partition: int) -> None:
         """What the reconciler does for a fence that stands still below the committed offset."""
-        committed = self.world.stores.group.committed.get(partition)
+        committed = self.world.stores.group.committed[epoch].get(partition)
         try:
             note = parse_commit(committed[1]) if committed is not None else None
         except ValueError:
             note = None
-        if committed is None or note is None or not note.matches(1, committed[0]):
+        if committed is None or note is None or not note.matches(epoch, committed[0]):
             return
         try:
-            repaired = self._counting.repair(Target(1, partition, note.offset, note.rules_version, note.figures), "stood still")
+            repaired = self._counting.repair(
+                Target(epoch, partition, note.offset, note.rules_version, note.figures), "stood still"
+            )
         except (Crash, NotExplained) as error:
             self.world.say(f"not repaired: {error}", None)
         else:
@@ -108,5 +112,6 @@ class Counter:
             for value in log[self.positions[partition] :]:
                 self._count([decode_delta(value)])
             self.positions[partition] = len(log)
-            if self.world.loses_deltas:
-                self.repair(partition)
+        if self.world.loses_deltas:
+            for lane in list(self.world.stores.ledger.fences):
+                self.repair(*lane)

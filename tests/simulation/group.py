@@ -1,4 +1,4 @@
-"""The consumer group in memory: who owns what, and the committed offsets with their metadata."""
+"""The consumer group in memory: who owns what, and the committed offsets with their metadata, by the epoch of the topic."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ class Group:
 
     def __init__(self) -> None:
         self.generation = 0
-        self.owners: dict[int, int] = {}
-        """Partition -> number of the member that is to take it."""
-        self.committed: dict[int, tuple[int, str]] = {}
+        self.owners: dict[tuple[int, int], int] = {}
+        """(epoch, partition) -> number of the member that is to take it."""
+        self.committed: dict[int, dict[int, tuple[int, str]]] = {1: {}}
+        """Epoch -> partition -> (offset, metadata)."""
 
-    def rebalance(self, owners: dict[int, int]) -> None:
+    def rebalance(self, owners: dict[tuple[int, int], int]) -> None:
         self.generation += 1
         self.owners = owners
 
-    def land(self, positions: Sequence[Position]) -> None:
+    def land(self, epoch: int, positions: Sequence[Position]) -> None:
         for partition, offset, metadata in positions:
-            self.committed[partition] = (offset, metadata)
+            self.committed[epoch][partition] = (offset, metadata)

@@ -1,14 +1,16 @@
-"""Postgres in memory: fences, counters and rules_from, with transactions that are kept or rolled back as a whole.
+"""Postgres in memory: epochs, rules, fences and counters, with transactions that are kept or rolled back as a whole.
 
 It stands as the aggregator's connection, and its methods where the aggregator calls `store.fences`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from meterline_schemas.delta import DeltaLine, Figures
+from store.epochs import ENDED, Epoch
 from store.fences import Fence
 from tests.simulation.violation import Violation
 
@@ -17,10 +19,36 @@ class Ledger:
     closed = False
 
     def __init__(self, starts: Sequence[int]) -> None:
-        self.fences = {(1, partition): Fence(1, partition, start, 1, Figures()) for partition, start in enumerate(starts)}
+        self.epochs: list[Epoch] = []
+        self.fences: dict[tuple[int, int], Fence] = {}
         self.counters: dict[tuple[str, str, str], tuple[int, int]] = {}
         self.repairs = 0
-        self.rules_from: dict[int, list[tuple[int, int]]] = {partition: [(start, 1)] for partition, start in enumerate(starts)}
+        self.rules_from: dict[int, dict[int, list[tuple[int, int]]]] = {}
+        """Epoch -> partition -> (from_offset, version)."""
+        self.forwarded: dict[int, int] = {}
+        """Of epoch 1, by partition."""
+        self.begin(starts, 1)
+
+    def begin(self, starts: Sequence[int], version: int) -> None:
+        """The next epoch, with its fences and rules."""
+        number = len(self.epochs) + 1
+        self.epochs.append(Epoch(number, f"usage.events.{number}", "cluster", "id", len(starts), tuple(starts), None))
+        for partition, start in enumerate(starts):
+            self.fences[number, partition] = Fence(number, partition, start, version, Figures())
+        self.rules_from[number] = {partition: [(start, version)] for partition, start in enumerate(starts)}
+
+    def end(self, ends: Sequence[int]) -> None:
+        """The epoch that goes on ends; forwarding begins there."""
+        self.epochs[-1] = replace(self.epochs[-1], ends=tuple(ends))
+        self.forwarded = dict(enumerate(ends))
+
+    def rules_changes(self, number: int) -> dict[int, list[tuple[int, int]]]:
+        """As the consumer reads them under the shared lock."""
+        ends = self.epochs[number - 1].ends
+        changes = {partition: list(found) for partition, found in self.rules_from[number].items()}
+        for partition, end in enumerate(ends or ()):
+            changes[partition] = sorted([*changes[partition], (end, ENDED)])
+        return changes
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -33,6 +61,10 @@ class Ledger:
 
     def close(self) -> None:
         """The connection's."""
+
+
+def note_forwarded(ledger: Ledger, _epoch: int, moved: Mapping[int, tuple[int, int]]) -> None:
+    ledger.forwarded |= {partition: max(ledger.forwarded[partition], at) for partition, (at, _) in moved.items()}
 
 
 def lock_fences(ledger: Ledger, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Fence]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from consumers.assignment import Assigning
 from consumers.deciding import Decider, Lacking
+from consumers.following import Following, inherited_of
 from consumers.lane import Lane
 from consumers.patience import Retriable
 from consumers.storing import Cycle, committed_at
@@ -18,10 +19,11 @@ from metering.records import Records
 from meterline_schemas.rules import Rules
 from meterline_schemas.types import Epoch, Offset
 from runtime.exits import Exit, MeterlineExit
+from store.epochs import Epoch as LogEpoch
 from store.fences import Fence
 from tests.simulation import seams
 from tests.simulation.steps import Step, SteppedStorer
-from tests.simulation.workload import PARTITIONS, RULES_BY_VERSION
+from tests.simulation.workload import PARTITIONS_OF, RULES_BY_VERSION
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -39,6 +41,9 @@ class Member:
         self.world, self.number, self.rules = world, number, rules
         self.random: Random = world.random
         self.generation = -1
+        self.following: Following | None = None
+        """Which epoch the process decides; None before a new process has looked."""
+        self._now = 0
         self.deciding = False
         """Within a call of the deciding thread, which cannot be entered again."""
         self._forget()
@@ -65,6 +70,8 @@ class Member:
             self.store()
         elif self.failed:
             self.fail()
+        elif self._turns() and self.follow():
+            pass
         elif self.decider is None:
             self.take()
         else:
@@ -85,6 +92,7 @@ class Member:
         self.world.say("killed", self.number)
         self._leave_behind()
         self._forget()
+        self.following = None
         if self.random.random() < 0.3:
             self.rules = dict(RULES_BY_VERSION)
 
@@ -115,34 +123,78 @@ class Member:
 
     def rests_at(self, ends: list[int]) -> bool:
         """Whether everything up to the log's ends is decided, stored and committed. It may have nothing to commit."""
-        if self.decider is None or self.failed or self.steps or self.cycles:
+        if self.decider is None or self.failed or self.steps or self.cycles or self.epoch != self.world.stores.log.epoch:
             return False
-        committed, starts = self.world.stores.group.committed, self.world.stores.log.starts
+        committed, starts = self.world.stores.group.committed[self.epoch], self.world.stores.log.starts
         return all(
             lane.next_offset == ends[partition] and committed.get(partition, (start, ""))[0] == ends[partition]
             for (partition, lane), start in zip(sorted(self.decider.lanes.items()), starts, strict=True)
         )
+
+    # -- from epoch to epoch ---------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        return 1 if self.following is None else self.following.epoch.epoch
+
+    def clock(self) -> float:
+        """Far enough on at each look that the product looks again."""
+        self._now += 1
+        return self._now
+
+    def epochs(self) -> list[LogEpoch]:
+        return list(self.world.stores.ledger.epochs)
+
+    def committed_of(self, epoch: LogEpoch) -> dict[int, tuple[int, str]]:
+        found = dict(self.world.stores.group.committed[epoch.epoch])
+        self.world.stir(self)
+        return found
+
+    def fences_of(self, epoch: LogEpoch) -> list[Fence]:
+        return [fence for fence in self.world.stores.ledger.fences.values() if fence.epoch == epoch.epoch]
+
+    def _turns(self) -> bool:
+        """Whether it is time to look for a new epoch."""
+        ended = len(self.world.stores.logs) > self.epoch
+        return ended and self.following is not None and (self.decider is None or self.random.random() < 0.1)
+
+    def follow(self) -> bool:
+        """What the product's main loop does between two turns; True when another epoch is taken up."""
+        assert self.following is not None
+        self.deciding = True
+        try:
+            moved = self.following.moved_on()
+        finally:
+            self.deciding = False
+        if moved:
+            self.world.say(f"takes up epoch {self.epoch}", self.number)
+            self._leave_behind()
+            self._forget()
+            self.world.rebalance()
+        return moved
 
     # -- the deciding thread ---------------------------------------------------------------------------------------
 
     def take(self) -> None:
         """What the product does when partitions are assigned."""
         stores = self.world.stores
-        mine = [partition for partition, owner in stores.group.owners.items() if owner == self.number]
-        if not mine:
-            return
-        self.generation = stores.group.generation
         self.deciding = True
         try:
+            if self.following is None:
+                self.following = Following(_Log(self), self.clock)
+            mine = [p for (epoch, p), owner in stores.group.owners.items() if owner == self.number and epoch == self.epoch]
+            if not mine:
+                return
+            self.generation = stores.group.generation
             lanes = self.lanes(mine)
         except MeterlineExit as error:
             self.world.say(f"cannot take partitions: {error}", self.number)
             return
         finally:
             self.deciding = False
-        self.decider = Decider(lanes, PARTITIONS, self.world.delta_bytes_max, self._confirm)
-        taken = {p: committed_at(1, lane.next_offset, lane.rules_version, lane.figures) for p, lane in lanes.items()}
-        self.storer = SteppedStorer(stores, self.random, taken)
+        self.decider = Decider(lanes, PARTITIONS_OF[self.epoch], self.world.delta_bytes_max, self._confirm)
+        taken = {p: committed_at(self.epoch, lane.next_offset, lane.rules_version, lane.figures) for p, lane in lanes.items()}
+        self.storer = SteppedStorer(stores, self.random, taken, self.epoch)
         self.positions = {partition: lane.next_offset for partition, lane in lanes.items()}
         self.world.say(f"takes {self.positions}", self.number)
 
@@ -150,23 +202,25 @@ class Member:
         return self.assigning().lanes(partitions)
 
     def assigning(self) -> Assigning:
+        assert self.following is not None
         return Assigning(
-            epoch=Epoch(1),
-            partitions=PARTITIONS,
+            epoch=Epoch(self.epoch),
+            partitions=PARTITIONS_OF[self.epoch],
             offsets=cast(Any, self),
             fences=self._fences,
             clickhouse=lambda: cast(Any, self.world.stores),
-            log_starts=lambda: self.world.stores.log.starts,
+            log_starts=lambda: self.world.stores.logs[self.epoch - 1].starts,
             patience=cast(Any, self),
+            inherited=inherited_of(self.following.older),
         )
 
     def committed_notes(self, partitions: list[int]) -> dict[int, tuple[int, str]]:
-        found = {p: note for p, note in self.world.stores.group.committed.items() if p in partitions}
+        found = {p: note for p, note in self.world.stores.group.committed[self.epoch].items() if p in partitions}
         self.world.stir(self)
         return found
 
     def _fences(self) -> list[Fence]:
-        found = list(self.world.stores.ledger.fences.values())
+        found = [fence for fence in self.world.stores.ledger.fences.values() if fence.epoch == self.epoch]
         self.world.stir(self)
         return found
 
@@ -185,7 +239,7 @@ class Member:
         assert self.decider is not None
         lanes = list(self.decider.lanes.values())
         lane = lanes[int(self.random.random() * len(lanes))]
-        log, partition = self.world.stores.log, lane.partition
+        log, partition = self.world.stores.logs[self.epoch - 1], lane.partition
         records, position = log.read(partition, self.positions[partition], 1 + int(self.random.random() * 8))
         lane.take(Records.of(records))
         self.positions[partition] = position
@@ -219,7 +273,7 @@ class Member:
 
     def rules_changes(self) -> dict[int, list[tuple[int, int]]]:
         """Read after the ranges were fetched and before they are decided."""
-        return {partition: list(found) for partition, found in self.world.stores.ledger.rules_from.items()}
+        return self.world.stores.ledger.rules_changes(self.epoch)
 
     def _confirm(self, hashes: Hashes, lacking: Lacking) -> dict[bytes, Claim]:
         """As the product's main loop does it: a row that C counts and ClickHouse does not show is a lagging read."""
@@ -267,6 +321,13 @@ class Member:
             self.world.late.append(step)
         else:
             step.effect()
+
+
+class _Log:
+    """Where the product's `Following` reads; as a port of its own, for the member has other methods of these names."""
+
+    def __init__(self, member: Member) -> None:
+        self.epochs, self.committed, self.fences = member.epochs, member.committed_of, member.fences_of
 
 
 def spans(cycle: Cycle) -> str:

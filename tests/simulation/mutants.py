@@ -39,6 +39,7 @@ from meterline_schemas.rules import Rules
 from meterline_schemas.types import Epoch, Micros, Offset, TenantId, UsageType
 from store.event_log import Held
 from store.fences import Fence
+from tests.simulation.epoch_mutants import EPOCH_MUTANTS
 from tests.simulation.member import Member
 
 Mutant = AbstractContextManager[object]
@@ -130,8 +131,8 @@ def committed_offset_read_twice() -> Mutant:
         lanes = right(self, partitions)
         self.world.stir(self)
         for partition, lane in lanes.items():
-            found = self.world.stores.group.committed.get(partition)
-            again = start_of(1, found, self.world.stores.ledger.fences[1, partition])
+            found = self.world.stores.group.committed[self.epoch].get(partition)
+            again = start_of(self.epoch, found, self.world.stores.ledger.fences[self.epoch, partition])
             lane.next_offset, lane.rules_version, lane.figures = again.offset, again.rules_version, again.figures
         return lanes
 
@@ -338,6 +339,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             recompute_not_checked,
             sums_in_int64,
             sums_in_float,
+            *EPOCH_MUTANTS,
         )
     }
 )

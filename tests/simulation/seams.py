@@ -16,6 +16,7 @@ from unittest.mock import patch
 import aggregator.counting
 import consumers.assignment
 import consumers.deciding
+import consumers.forwarding
 import consumers.storing
 import metering.keys
 import metering.reading
@@ -75,13 +76,28 @@ def driven() -> Iterator[None]:
         ),
         (
             consumers.assignment,
-            {"event_log": SimpleNamespace(held_below=lambda reads, _e, p, offset, add: reads.held_below(p, offset, add))},
+            {
+                "event_log": SimpleNamespace(
+                    held_below=lambda reads, e, p, offset, add: reads.held_below(e, p, offset, add),
+                    keys_between=lambda reads, e, p, start, end: reads.keys_between(e, p, start, end),
+                )
+            },
+        ),
+        (
+            consumers.forwarding,
+            {
+                "decode": codec.decode,
+                "partition_of": lambda key, n: (codec.murmur2(key) & 0x7FFFFFFF) % n,
+                "note_forwarded": ledger.note_forwarded,
+                "metrics": quiet,
+                "headers_of": lambda messages: [message.headers() for message in messages],
+            },
         ),
         (consumers.storing, {"metrics": quiet, "_count": lambda cycle: None}),
         (
             aggregator.counting,
             {
-                "event_log": SimpleNamespace(recompute=lambda reads, _e, p, start, end: reads.recompute(p, start, end)),
+                "event_log": SimpleNamespace(recompute=lambda reads, e, p, start, end: reads.recompute(e, p, start, end)),
                 "lock_fences": ledger.lock_fences,
                 "add_lines": ledger.add_lines,
                 "move_fence": ledger.move_fence,

@@ -48,8 +48,8 @@ class _NeverWaits:
 class _Ports:
     """ClickHouse, the deltas topic and the group, as the storing thread sees them: RowStore, DeltaLog and Offsets."""
 
-    def __init__(self, stores: Stores, random: Random) -> None:
-        self.stores, self.random = stores, random
+    def __init__(self, stores: Stores, random: Random, epoch: int) -> None:
+        self.stores, self.random, self.epoch = stores, random, epoch
         self.steps: deque[Step] = deque()
         self.now = 0.0
 
@@ -81,10 +81,10 @@ class _Ports:
 
     def commit(self, positions: Sequence[Position]) -> None:
         group = self.stores.group
-        self._answer("commit", lambda: group.land(positions), lambda: lambda: None)
+        self._answer("commit", lambda: group.land(self.epoch, positions), lambda: lambda: None)
 
     def committed_notes(self, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        return {p: found for p, found in self.stores.group.committed.items() if p in partitions}
+        return {p: found for p, found in self.stores.group.committed[self.epoch].items() if p in partitions}
 
     def _answer(self, kind: str, whole: Effect, part: Callable[[], Effect]) -> None:
         fate = 0.0 if self.stores.calm else self.random.random()
@@ -106,8 +106,8 @@ class _Ports:
 class SteppedStorer(Storer):
     """Never started: its thread's work is asked for here, and done by whoever takes the steps."""
 
-    def __init__(self, stores: Stores, random: Random, taken: Mapping[int, Committed]) -> None:
-        self.ports = _Ports(stores, random)
+    def __init__(self, stores: Stores, random: Random, taken: Mapping[int, Committed], epoch: int) -> None:
+        self.ports = _Ports(stores, random, epoch)
         ports = cast(Any, self.ports)
         super().__init__(ports, ports, ports, _GIVE_UP_S, self.ports.clock, taken)
         self._abandoned = cast(Any, _NeverWaits())

@@ -121,7 +121,7 @@ class ChainMachine(RuleBasedStateMachine):
 
     def rebuilt(self, offset: int) -> CommittedIndex:
         index = CommittedIndex()
-        self.tables.held_below(0, offset, None, index.add)
+        self.tables.held_below(1, 0, offset, None, index.add)
         return index
 
     # -- what must hold --------------------------------------------------------------------------------------------
@@ -131,12 +131,12 @@ class ChainMachine(RuleBasedStateMachine):
         model = expected(0, self.log.partitions[0], [(0, 1)])
         assert self.figures == model.figures[self.next_offset]
         assert self.committed_figures == model.figures[self.committed]
-        for (_, offset), row in self.tables.events.items():
+        for (*_, offset), row in self.tables.events.items():
             assert model.rows.get(offset) == row
-        for (_, offset), reject in self.tables.rejects.items():
+        for (*_, offset), reject in self.tables.rejects.items():
             assert model.rejects.get(offset) == reject
         below = [offset for offset in model.rows if offset < self.committed]
-        assert all((0, offset) in self.tables.events for offset in below)
+        assert all((1, 0, offset) in self.tables.events for offset in below)
 
 
 TestChain = ChainMachine.TestCase

@@ -75,6 +75,11 @@ _EVENTS = (
     "rules 2 from",
     "the group's offset",
     "notices",
+    "epoch 1 ends",
+    "takes up epoch 2",
+    "log of epoch 1 ends",
+    "forwarded",
+    "forwarding dies",
 )
 
 

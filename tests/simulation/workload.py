@@ -27,11 +27,12 @@ Headers = tuple[tuple[str, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A record before it has a position; `home` is the partition that its key leads to, None for any."""
+    """A record before it has a position; `home` is the partition that its key leads to, `next_home` in epoch 2. None: any."""
 
     value: bytes | None
     headers: Headers
     home: int | None
+    next_home: int | None = None
 
 
 _SERVICE: Final = "worker"
@@ -65,6 +66,17 @@ def _of_one_key(entity: str, home: int, quantity: str) -> list[Message]:
         "corrects": {"sourceService": _SERVICE, "sourceEntityId": "x", "usageType": "PHOTO"},
     }
     usual = Message(_value(entity, quantity, dated), _PLAIN, home)
+    next_home = _next_home(entity)
+    return [replace(message, next_home=next_home) for message in _messages(entity, home, quantity, dated, correction, usual)]
+
+
+def _next_home(entity: str) -> int:
+    return partition_of(dedup_key(_SERVICE, entity, "PHOTO"), NEXT_PARTITIONS)
+
+
+def _messages(
+    entity: str, home: int, quantity: str, dated: dict[str, object], correction: dict[str, object], usual: Message
+) -> list[Message]:
     return [
         *[usual] * 8,
         *[Message(_value(entity, quantity), _PLAIN, home)] * 2,  # its day is the ingest's
@@ -86,7 +98,7 @@ def _pools(partitions: int) -> tuple[list[tuple[Message, ...]], list[tuple[Messa
     for home in range(partitions):
         names = (f"e{number}" for number in range(1000))
         keys = [name for name in names if partition_of(dedup_key(_SERVICE, name, "PHOTO"), partitions) == home]
-        bursts.append(tuple(Message(_value(name, _LARGEST), _PLAIN, home) for name in keys[-_BURST:]))
+        bursts.append(tuple(Message(_value(name, _LARGEST), _PLAIN, home, _next_home(name)) for name in keys[-_BURST:]))
         messages: list[Message] = []
         for index, name in enumerate(keys[:_KEYS_A_PARTITION]):
             messages += _of_one_key(name, home, _LARGEST if index == 0 else str(index))
@@ -101,11 +113,20 @@ def _pools(partitions: int) -> tuple[list[tuple[Message, ...]], list[tuple[Messa
 
 
 PARTITIONS: Final = 2
+NEXT_PARTITIONS: Final = 3
+"""Of epoch 2, where there is one."""
+PARTITIONS_OF: Final = MappingProxyType({1: PARTITIONS, 2: NEXT_PARTITIONS})
 MESSAGES, BURSTS = _pools(PARTITIONS)
 
 
-def draw(random: Random) -> tuple[int, Message]:
-    """A partition, and what is written to it; now and then what belongs to another."""
+def draw(random: Random, epoch: int = 1) -> tuple[int, Message]:
+    """A partition of an epoch's topic, and what is written to it; now and then what belongs to another."""
+    if epoch > 1:
+        pool = MESSAGES[int(random.random() * PARTITIONS)]
+        message = pool[int(random.random() * len(pool))]
+        if message.next_home is not None and random.random() < 0.94:
+            return message.next_home, message
+        return int(random.random() * NEXT_PARTITIONS), message
     partition = int(random.random() * PARTITIONS)
     home = partition if random.random() < 0.94 else int(random.random() * PARTITIONS)
     pool = MESSAGES[home]

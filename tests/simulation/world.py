@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from meterline_schemas.delta import Figures, encode_commit
@@ -9,11 +10,12 @@ from tests.simulation import codec, seams
 from tests.simulation.check import check
 from tests.simulation.counter import Counter
 from tests.simulation.event_log import EventLog
+from tests.simulation.forwarder import SteppedForwarder
 from tests.simulation.member import Member
 from tests.simulation.steps import Step
 from tests.simulation.stores import Stores
 from tests.simulation.violation import Violation
-from tests.simulation.workload import PARTITIONS, RULES_BY_VERSION
+from tests.simulation.workload import NEXT_PARTITIONS, PARTITIONS, RULES_BY_VERSION
 
 _MEMBERS = 2
 _RECORDS_MIN, _RECORDS_MAX = 10, 50
@@ -30,7 +32,7 @@ class World:
         self.random = random = Random(seed)
         codec.use_weak_hashes(random.random() < 0.5)
         starts = [0 if random.random() < 0.7 else int(random.random() * 5) for _ in range(PARTITIONS)]
-        self.stores = Stores(random, log=EventLog(starts))
+        self.stores = Stores(random, logs=[EventLog(starts)])
         self.loses_deltas = random.random() < 0.3
         self.delta_bytes_max = 524_288 if random.random() < 0.7 else 330
         self.late: list[Step] = []
@@ -42,6 +44,8 @@ class World:
         self._records_left = random.randint(_RECORDS_MIN, _RECORDS_MAX)
         self._depth = 0
         self._rules_wait = random.random() < 0.5
+        self._epoch_waits = random.random() < 0.3
+        self.forwarder = SteppedForwarder(self)
         self._steps = 0
 
     # -- run -----------------------------------------------------------------------------------------------------
@@ -80,15 +84,20 @@ class World:
         elif chance < 0.78:
             self.counter.step()
         elif chance < 0.89:
-            self._produce()
+            if len(self.stores.logs) > 1 and self.random.random() < 0.4:
+                self.forwarder.step()
+            else:
+                self._produce()
         elif chance < 0.94:
             self._land_late()
         elif chance < 0.965:
             self._any_member().kill()
         elif chance < 0.985:
             self.rebalance()
-        elif chance < 0.995:
+        elif chance < 0.990:
             self._activate_rules()
+        elif chance < 0.995:
+            self._repartition()
         else:
             self._reset_group()
 
@@ -102,8 +111,11 @@ class World:
 
     def _produce(self) -> None:
         if self._records_left > 0:
-            self._records_left -= self.stores.log.produce(self.random)
-            self.say(f"log ends at {self.stores.log.ends()}", None)
+            logs = self.stores.logs
+            # A producer that has not heard of the new epoch goes on with the old topic.
+            log = logs[0] if len(logs) > 1 and self.random.random() < 0.4 else logs[-1]
+            self._records_left -= log.produce(self.random)
+            self.say(f"log of epoch {log.epoch} ends at {log.ends()}", None)
 
     def _land_late(self) -> None:
         if self.late:
@@ -113,36 +125,57 @@ class World:
 
     def rebalance(self) -> None:
         """Some members give back in good time, some drop everything, some do not hear of it: zombies."""
+        if self.stores.calm:
+            self.stores.group.rebalance(self._owners(lambda: self.members[0].number))
+            return
         for member in self.members:
             chance = self.random.random()
             if chance < 0.3:
                 member.finish()
             elif chance < 0.5:
                 member.notice()
-        owners = {partition: int(self.random.random() * _MEMBERS) for partition in range(PARTITIONS)}
-        self.stores.group.rebalance(owners)
-        self.say(f"rebalance: {owners}", None)
+        self.stores.group.rebalance(self._owners(lambda: int(self.random.random() * _MEMBERS)))
+        self.say(f"rebalance: {self.stores.group.owners}", None)
+
+    def _owners(self, draw: Callable[[], int]) -> dict[tuple[int, int], int]:
+        """Of the topics of every epoch; a member takes those of the epoch that it decides."""
+        epochs = self.stores.ledger.epochs
+        return {(epoch.epoch, partition): draw() for epoch in epochs for partition in range(epoch.partitions)}
 
     def _activate_rules(self) -> None:
         """`rules activate`: the log's ends, read and written under the exclusive lock."""
         if self._rules_wait:
             self._rules_wait = False
             for partition, end in enumerate(self.stores.log.ends()):
-                self.stores.ledger.rules_from[partition].append((end, 2))
+                self.stores.ledger.rules_from[self.stores.log.epoch][partition].append((end, 2))
             self.say(f"rules 2 from {self.stores.log.ends()}", None)
+
+    def _repartition(self) -> None:
+        """`topics repartition`: the end of the log, and all that begins with it, under the exclusive lock."""
+        if self._epoch_waits:
+            self._epoch_waits = False
+            stores, ends = self.stores, self.stores.log.ends()
+            version = max(version for _, version in stores.ledger.rules_from[1][0])
+            stores.ledger.end(ends)
+            stores.logs.append(EventLog([0] * NEXT_PARTITIONS, stores.log))
+            stores.ledger.begin(stores.log.starts, version)
+            stores.group.committed[2] = {}
+            self.say(f"epoch 1 ends at {ends}", None)
+            self.rebalance()
 
     def _reset_group(self) -> None:
         """An operator's hand in the group: an offset without a note, with another's note, or none at all."""
-        committed, partition = self.stores.group.committed, int(self.random.random() * PARTITIONS)
+        log = self.stores.logs[int(self.random.random() * len(self.stores.logs))]
+        committed, partition = self.stores.group.committed[log.epoch], int(self.random.random() * len(log.starts))
         chance = self.random.random()
-        offset = int(self.random.random() * (self.stores.log.ends()[partition] + 1))
-        fence = self.stores.ledger.fences[1, partition]
+        offset = int(self.random.random() * (log.ends()[partition] + 1))
+        fence = self.stores.ledger.fences[log.epoch, partition]
         if chance < 0.3:
             committed[partition] = (offset, "")
         elif chance < 0.5:
-            committed[partition] = (offset, encode_commit(2, offset, 1, Figures(void=offset)))  # of another epoch
+            committed[partition] = (offset, encode_commit(3 - log.epoch, offset, 1, Figures(void=offset)))  # of another epoch
         elif chance < 0.75 and offset != fence.next_offset:
-            committed[partition] = (offset, encode_commit(1, fence.next_offset, fence.rules_version, fence.figures))
+            committed[partition] = (offset, encode_commit(log.epoch, fence.next_offset, fence.rules_version, fence.figures))
         else:
             committed.pop(partition, None)
         self.say(f"the group's offset of {partition} is now {committed.get(partition)}", None)
@@ -158,7 +191,9 @@ class World:
         if self.random.random() < 0.5:
             last.kill()
         last.rules = dict(RULES_BY_VERSION)
-        self.stores.group.rebalance(dict.fromkeys(range(PARTITIONS), last.number))
+        while len(self.stores.logs) > 1 and list(self.stores.ledger.forwarded.values()) != self.stores.logs[0].ends():
+            self.forwarder.step()
+        self.rebalance()
         last.notice()
         self._go_on_until_rest(last)
         while self.late:  # an old owner's commit may lower the offset of one that has nothing to do

@@ -7,9 +7,15 @@ import numpy as np
 from metering.index import CommittedIndex
 from metering.ranges import Claim
 from metering.suspicion import Suspicion, lacking
+from meterline_schemas.key import partition_of
 from meterline_schemas.types import Epoch, Micros, Offset, Partition
 
-EPOCH, PARTITION, STORED = 2, 1, 100
+EPOCH, PARTITION, PARTITIONS, STORED = 2, 1, 4, 100
+OURS, THEIRS = (
+    next(key for key in (f"{n}".encode() for n in range(99)) if (partition_of(key, PARTITIONS) == PARTITION) is ours)
+    for ours in (True, False)
+)
+"""Keys that lead to our partition, and elsewhere."""
 
 
 def claim(offset: int, hashed: int, epoch: int = EPOCH, partition: int = PARTITION) -> Claim:
@@ -18,7 +24,7 @@ def claim(offset: int, hashed: int, epoch: int = EPOCH, partition: int = PARTITI
 
 def suspicion(*held: int) -> Suspicion:
     hashes = np.array(held, dtype=np.uint64)
-    return Suspicion(Epoch(EPOCH), Partition(PARTITION), Offset(STORED), CommittedIndex(hashes), np.unique(hashes))
+    return Suspicion(Epoch(EPOCH), Partition(PARTITION), PARTITIONS, Offset(STORED), CommittedIndex(hashes), np.unique(hashes))
 
 
 def test_a_hash_of_which_no_row_is_shown_lacks_one() -> None:
@@ -37,7 +43,8 @@ def test_rows_that_the_index_does_not_count_do_not_stand_in_for_those_that_it_do
     assert two.lacking(shown | {b"b": claim(STORED, 7)}) == [7], "of a range that is not acknowledged"
     assert two.lacking(shown | {b"b": claim(2, 7, partition=0)}) == [7], "of another partition"
     assert two.lacking(shown | {b"b": claim(STORED - 1, 7)}) == []
-    assert two.lacking(shown | {b"b": claim(500, 7, epoch=1, partition=3)}) == [], "inherited from an older epoch"
+    assert two.lacking(shown | {OURS: claim(500, 7, epoch=1, partition=3)}) == [], "inherited from an older epoch"
+    assert two.lacking(shown | {THEIRS: claim(500, 7, epoch=1, partition=3)}) == [7], "left to another partition"
 
 
 def test_a_row_more_than_the_index_counts_is_a_collision_and_no_lag() -> None:
