@@ -14,6 +14,7 @@ from runtime.settings import SettingsError
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module in cli.commands, the line that --help shows; held equal to the command's own by a test)
     "aggregate": ("aggregate", "Count range deltas into Postgres."),
+    "alerts": ("alerts", "Threshold alerts: list them, tell of them again."),
     "consume": ("consume", "Admit each event once, from Kafka into ClickHouse."),
     "demo": ("demo", "Run the whole path on real parts, kill things on the way, and prove the numbers."),
     "doctor": ("doctor", "Check every connection and setting; each failure with its remedy."),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import psycopg
 
 from entitlements.relay import Relay
 from entitlements.sweeping import Sweeper
+from entitlements.thresholds import Thresholds
+from entitlements.webhooks import Webhooks
 from runtime import clickhouse, postgres
 from runtime.settings import Settings
 
@@ -22,12 +27,20 @@ STOP_SHARE = 0.5
 def running(settings: Settings) -> Iterator[Relay]:
     """They run while the block runs. Nothing here waits for a connection; what is away is waited for by its loop."""
     stop = threading.Event()
-    relay = Relay(settings, lambda: postgres.connect(settings, autocommit=True))
-    sweeper = Sweeper(lambda: postgres.connect(settings, autocommit=True), lambda: clickhouse.client(settings))
-    threads = [
-        threading.Thread(target=relay.run_until, args=(stop,), name="outbox-relay", daemon=True),
-        threading.Thread(target=sweeper.run_until, args=(stop,), name="hold-sweeper", daemon=True),
-    ]
+
+    def connect() -> psycopg.Connection[Any]:
+        return postgres.connect(settings, autocommit=True)
+
+    relay = Relay(settings, connect)
+    loops: dict[str, Callable[[threading.Event], None]] = {
+        "outbox-relay": relay.run_until,
+        "hold-sweeper": Sweeper(connect, lambda: clickhouse.client(settings)).run_until,
+        "thresholds": Thresholds(settings, connect, relay.promised).run_until,
+    }
+    webhooks = Webhooks.configured(settings, connect)
+    if webhooks is not None:
+        loops["webhooks"] = webhooks.run_until
+    threads = [threading.Thread(target=run, args=(stop,), name=name, daemon=True) for name, run in loops.items()]
     for thread in threads:
         thread.start()
     try:

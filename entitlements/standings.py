@@ -111,24 +111,16 @@ class Standings:
     async def many(self, asks: Sequence[Ask]) -> list[Found]:
         """How they stand, in their order and at one moment. Raises StoreAway."""
         metrics.CHECKS_TOGETHER.observe(len(asks))
-        parameters, on = self._parameters(asks), self._windows.on
-        return [found(row, on) for row in await self._store.rows("standings", self._sql, parameters)]
+        windows = self._running()
+        rows = await self._store.rows("standings", self._sql, parameters(asks, windows))
+        return [found(row, windows.on) for row in rows]
 
     async def within(self, connection: AsyncConnection[Any], ask: Ask) -> Found:
         """How it stands, read by a statement of the caller's transaction. Raises psycopg.Error."""
-        parameters, on = self._parameters([ask]), self._windows.on
-        cursor = await connection.execute(self._sql, parameters, prepare=True)
+        windows = self._running()
+        cursor = await connection.execute(self._sql, parameters([ask], windows), prepare=True)
         (row,) = await cursor.fetchall()
-        return found(row, on)
-
-    def _parameters(self, asks: Sequence[Ask]) -> dict[str, Any]:
-        return {
-            "tenants": array(ask.tenant_id for ask in asks),
-            "types": array(ask.usage_type for ask in asks),
-            "features": array(ask.feature for ask in asks),
-            "users": array(ask.user_id for ask in asks),
-            **self._running().parameters,
-        }
+        return found(row, windows.on)
 
     def _running(self) -> Windows:
         today = self._now().date()
@@ -162,6 +154,17 @@ class Standings:
             for (_, future), standing in zip(together, answers, strict=True):
                 if not future.done():
                     future.set_result(standing)
+
+
+def parameters(asks: Sequence[Ask], windows: Windows) -> dict[str, Any]:
+    """What the statement is run with; `found` reads its rows."""
+    return {
+        "tenants": array(ask.tenant_id for ask in asks),
+        "types": array(ask.usage_type for ask in asks),
+        "features": array(ask.feature for ask in asks),
+        "users": array(ask.user_id for ask in asks),
+        **windows.parameters,
+    }
 
 
 def found(row: tuple[Any, ...], on: date) -> Found:

@@ -20,5 +20,7 @@ class AdvisoryLock(IntEnum):
     """Held by the aggregator that samples freshness, as long as it runs."""
     FREEZE_MAPPINGS = 0x6D65_7465_7206
     """Two planners must not freeze one usage type into two meters."""
+    ALERTS = 0x6D65_7465_7208
+    """One look for thresholds at a time."""
     FORWARDER = 0x6D65_7465_7207
     """Held by the consumer that forwards what late producers send to an ended epoch's topic, as long as it runs."""

@@ -66,6 +66,8 @@ USAGE_TAKEN = Counter("meterline_usage_taken_total", "Usage events received over
 RESERVATIONS = Counter("meterline_reservations_total", "Reservations, by outcome.", ["outcome"])
 # Records of the outbox by what became of the try: published, published_again (past an epoch's end), failed.
 OUTBOX_RELAYED = Counter("meterline_outbox_relayed_total", "Outbox records, by outcome of the try.", ["outcome"])
+# Threshold alerts by what became of them: raised; and of their webhooks: delivered, failed (tried again), dead.
+ALERTS = Counter("meterline_alerts_total", "Threshold alerts and their webhooks, by outcome.", ["outcome"])
 # What the relay has yet to publish. An age that grows means that Kafka is away, or that no relay runs.
 OUTBOX_WAITING = Gauge("meterline_outbox_waiting_records", "Records that wait to be published.")
 OUTBOX_OLDEST_SECONDS = Gauge("meterline_outbox_oldest_seconds", "Age of the oldest record that waits to be published.")

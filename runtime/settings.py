@@ -6,6 +6,7 @@ field use (`DATABASE_URL`, `KAFKA_URL`, ...). `.env.example` is generated from t
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -150,6 +151,16 @@ class Settings(BaseModel):
     spool_dir: Path = _setting("Producer", Path(".meterline/spool"), "Where events wait on disk while Kafka is away.")
     spool_bytes_max: int = _setting("Producer", 256 << 20, "Most bytes spooled; when full, emitting is refused.", ge=1 << 16)
 
+    # Alerts
+    alert_webhook_url: str | None = _setting(
+        "Alerts", None, "Where threshold alerts are posted to, signed: https, or http on this machine. None: to the topic only."
+    )
+    alert_webhook_secrets: SecretStr | None = _setting(
+        "Alerts",
+        None,
+        "What they are signed with: whsec_ and base64 of 24 to 64 bytes; two, separated by a comma, while one is changed.",
+    )
+
     # Stripe
     stripe_secret_key: SecretStr | None = _setting("Stripe", None, "Secret key, sk_test_... or sk_live_...", "STRIPE_SECRET_KEY")
     stripe_webhook_secret: SecretStr | None = _setting("Stripe", None, "Signing secret, whsec_...", "STRIPE_WEBHOOK_SECRET")
@@ -169,6 +180,7 @@ class Settings(BaseModel):
     )
     outbox_keep_days: int = _setting("Retention", 14, "Days that sent outbox rows are kept.", ge=1, le=3_650)
     inbox_keep_days: int = _setting("Retention", 90, "Days that finished webhook rows are kept.", ge=1, le=3_650)
+    alerts_keep_days: int = _setting("Retention", 400, "Days that alerts are kept after their period.", ge=1, le=3_650)
     holds_keep_days: int = _setting("Retention", 30, "Days that finished reservations are kept.", ge=1, le=3_650)
     audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)
 
@@ -219,6 +231,39 @@ class Settings(BaseModel):
             raise ValueError("must look like http://host:port/... or https://host/...")
         return value
 
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _webhook_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        local = url.hostname in ("localhost", "127.0.0.1", "::1")
+        if not _is_url(value, "https", "http") or (url.scheme == "http" and not local):
+            raise ValueError("must look like https://host/...; http goes to this machine only")
+        if "@" in url.netloc or url.fragment:
+            raise ValueError("holds no user, password or fragment; the signature says who posts")
+        return value
+
+    @field_validator("alert_webhook_secrets")
+    @classmethod
+    def _webhook_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _webhook_keys(value)
+        return value
+
+    @model_validator(mode="after")
+    def _webhook_is_signed(self) -> Settings:
+        if self.alert_webhook_url is not None and self.alert_webhook_secrets is None:
+            raise ValueError(
+                "METERLINE_ALERT_WEBHOOK_URL needs METERLINE_ALERT_WEBHOOK_SECRETS: alerts are never posted unsigned"
+            )
+        return self
+
+    @property
+    def alert_webhook_keys(self) -> tuple[bytes, ...]:
+        """What alerts are signed with, each."""
+        return () if self.alert_webhook_secrets is None else _webhook_keys(self.alert_webhook_secrets)
+
     @field_validator("postgres_url")
     @classmethod
     def _postgres_address(cls, value: SecretStr) -> SecretStr:
@@ -245,6 +290,22 @@ class Settings(BaseModel):
                 "METERLINE_KAFKA_SASL_MECHANISM, _USERNAME and _PASSWORD"
             )
         return self
+
+
+def _webhook_keys(secrets: SecretStr) -> tuple[bytes, ...]:
+    """Raises ValueError, without a secret in it."""
+    keys = []
+    for text in secrets.get_secret_value().split(","):
+        try:
+            key = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not text.strip().startswith("whsec_") or not 24 <= len(key) <= 64:
+            raise ValueError("want whsec_ and base64 of 24 to 64 bytes: `echo whsec_$(openssl rand -base64 32)` makes one")
+        keys.append(key)
+    if len(keys) > 2:
+        raise ValueError("want one secret, or two while one replaces the other")
+    return tuple(keys)
 
 
 def _is_url(text: str, *schemes: str) -> bool:

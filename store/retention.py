@@ -33,6 +33,11 @@ _STATEMENTS = {
         "DELETE FROM holds WHERE hold_id IN"
         " (SELECT hold_id FROM holds WHERE done_at < %s ORDER BY done_at LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
+    "usage_alerts": (
+        "DELETE FROM usage_alerts WHERE alert_id IN"
+        " (SELECT alert_id FROM usage_alerts WHERE period_end < %s AND state <> 'waiting'"
+        "  ORDER BY period_end LIMIT %s FOR UPDATE SKIP LOCKED)"
+    ),
     "audit": "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
 }
 
@@ -54,6 +59,7 @@ def sweep(connection: Connection[Any], settings: Settings, now: datetime) -> Swe
         "outbox": settings.outbox_keep_days,
         "inbox": settings.inbox_keep_days,
         "holds": settings.holds_keep_days,
+        "usage_alerts": settings.alerts_keep_days,
         "audit": settings.audit_keep_days,
     }
     rows, more = {}, False
