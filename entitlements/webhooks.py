@@ -22,7 +22,7 @@ import msgspec
 import psycopg
 
 from metering.alerts import wait_s
-from meterline_schemas.alert import decode_alert
+from meterline_schemas.alert import encode_alert
 from meterline_schemas.instants import format_instant
 from runtime import metrics
 from runtime.life import Backoff
@@ -49,8 +49,8 @@ def signature(secrets: Sequence[bytes], message_id: str, timestamp: int, body: b
 
 def body_of(telling: Telling) -> bytes:
     """The same bytes at every try."""
-    raised_at = format_instant(decode_alert(telling.value).raised_at_ms)
-    return msgspec.json.encode({"type": EVENT_TYPE, "timestamp": raised_at, "data": msgspec.Raw(telling.value)})
+    raised_at = format_instant(telling.alert.raised_at_ms)
+    return msgspec.json.encode({"type": EVENT_TYPE, "timestamp": raised_at, "data": msgspec.Raw(encode_alert(telling.alert))})
 
 
 class Webhooks:

@@ -14,9 +14,12 @@ from psycopg.types.json import Jsonb
 from meterline_schemas.alert import ALERT_SCHEMA_VERSION, Alert, encode_alert
 from meterline_schemas.event import SCHEMA_VERSION_HEADER
 from runtime.locks import AdvisoryLock
-from store.holds import decimal_of
+from store.holds import decimal_of, micros_of
 
 State = Literal["waiting", "delivered", "dead", "record_only"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
 
 LEASE = timedelta(seconds=60)
 """Who takes a telling has it for so long; when it dies, another takes it after that."""
@@ -38,7 +41,7 @@ class Telling:
     """A webhook that is due, taken by the caller."""
 
     alert_id: uuid.UUID
-    value: bytes
+    alert: Alert
     attempts: int
     """This one included."""
 
@@ -48,12 +51,11 @@ class Raised:
     """A row of usage_alerts, for people."""
 
     alert_id: uuid.UUID
-    value: bytes
+    alert: Alert
     state: State
     attempts: int
     next_try_at: datetime | None
     last_error: str | None
-    raised_at: datetime
 
 
 _LOCK = f"SELECT pg_try_advisory_xact_lock({AdvisoryLock.ALERTS.value})"
@@ -73,8 +75,8 @@ SELECT u.tenant_id, u.usage_type, u.changed_at, p.alerts, coalesce(own.period, l
 _RAISE = """
 WITH raised AS (
     INSERT INTO usage_alerts (alert_id, tenant_id, usage_type, limit_period, period_start, period_end, threshold, used,
-                              limit_quantity, value, raised_at, state, next_try_at)
-    VALUES (%(id)s, %(tenant)s, %(type)s, %(period)s, %(start)s, %(end)s, %(threshold)s, %(used)s, %(limit)s, %(value)s, %(at)s,
+                              limit_quantity, hard_stop, raised_at, state, next_try_at)
+    VALUES (%(id)s, %(tenant)s, %(type)s, %(period)s, %(start)s, %(end)s, %(threshold)s, %(used)s, %(limit)s, %(hard)s, %(at)s,
             CASE WHEN %(tell)s THEN 'waiting' ELSE 'record_only' END, CASE WHEN %(tell)s THEN %(at)s::timestamptz END)
     ON CONFLICT (alert_id) DO NOTHING
     RETURNING alert_id
@@ -83,12 +85,15 @@ INSERT INTO outbox (topic, record_key, value, headers)
 SELECT %(topic)s, %(key)s, %(value)s, %(headers)s FROM raised
 """
 
-_TAKE = """
+_ALERT = """a.tenant_id, a.usage_type, a.limit_period, a.period_start, a.period_end, a.threshold, a.used, a.limit_quantity,
+          a.hard_stop, a.raised_at"""
+
+_TAKE = f"""
 UPDATE usage_alerts a
    SET attempts = a.attempts + 1, next_try_at = statement_timestamp() + %s
  WHERE alert_id IN (SELECT alert_id FROM usage_alerts WHERE state = 'waiting' AND next_try_at <= statement_timestamp()
                      ORDER BY next_try_at LIMIT %s FOR UPDATE SKIP LOCKED)
-RETURNING a.alert_id, a.value, a.attempts
+RETURNING a.alert_id, a.attempts, {_ALERT}
 """
 
 _TOLD = """
@@ -103,8 +108,8 @@ UPDATE usage_alerts
  WHERE alert_id = %s AND state = 'waiting'
 """
 
-_LIST = """
-SELECT alert_id, value, state, attempts, next_try_at, last_error, raised_at FROM usage_alerts
+_LIST = f"""
+SELECT a.alert_id, a.state, a.attempts, a.next_try_at, a.last_error, {_ALERT} FROM usage_alerts a
  WHERE (%(state)s::text IS NULL OR state = %(state)s) AND (%(tenant)s::text IS NULL OR tenant_id = %(tenant)s)
  ORDER BY raised_at DESC, alert_id LIMIT %(rows)s
 """
@@ -149,7 +154,6 @@ def known(connection: Connection[Any], alert_ids: Sequence[uuid.UUID]) -> set[uu
 
 def raise_alert(connection: Connection[Any], alert: Alert, topic: str, *, tell: bool) -> bool:
     """Writes the alert and promises its record, unless it was raised before; whether it was new."""
-    value = encode_alert(alert)
     parameters = {
         "id": alert.alert_id,
         "tenant": alert.tenant_id,
@@ -160,8 +164,9 @@ def raise_alert(connection: Connection[Any], alert: Alert, topic: str, *, tell: 
         "threshold": alert.threshold,
         "used": decimal_of(alert.used),
         "limit": decimal_of(alert.limit),
-        "value": value,
-        "at": datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=alert.raised_at_ms),
+        "hard": alert.hard_stop,
+        "value": encode_alert(alert),
+        "at": _EPOCH + alert.raised_at_ms * _MS,
         "tell": tell,
         "topic": topic,
         "key": alert.tenant_id.encode(),
@@ -173,7 +178,7 @@ def raise_alert(connection: Connection[Any], alert: Alert, topic: str, *, tell: 
 def take_due(connection: Connection[Any], rows_max: int) -> list[Telling]:
     """Webhooks that are due, taken for LEASE once the caller commits."""
     rows = connection.execute(_TAKE, (LEASE, rows_max))
-    return [Telling(alert_id, bytes(value), attempts) for alert_id, value, attempts in rows]
+    return [Telling(row[0], _alert(row[2:]), row[1]) for row in rows]
 
 
 def told(connection: Connection[Any], alert_id: uuid.UUID) -> None:
@@ -189,9 +194,15 @@ def not_told(connection: Connection[Any], alert_id: uuid.UUID, error: str, wait_
 def list_alerts(connection: Connection[Any], state: State | None, tenant_id: str | None, rows_max: int) -> list[Raised]:
     """The newest first."""
     rows = connection.execute(_LIST, {"state": state, "tenant": tenant_id, "rows": rows_max})
-    return [Raised(row[0], bytes(row[1]), *row[2:]) for row in rows]
+    return [Raised(row[0], _alert(row[5:]), *row[1:5]) for row in rows]
 
 
 def replay(connection: Connection[Any], alert_id: uuid.UUID | None) -> int:
     """Tells of the alert again, or of every dead one; of how many."""
     return connection.execute(_REPLAY, {"id": alert_id}).rowcount
+
+
+def _alert(row: tuple[Any, ...]) -> Alert:
+    tenant_id, usage_type, period, start, end, threshold, used, limit, hard_stop, raised_at = row
+    raised_ms = (raised_at - _EPOCH) // _MS
+    return Alert(tenant_id, usage_type, period, start, end, threshold, micros_of(used), micros_of(limit), hard_stop, raised_ms)

@@ -200,16 +200,19 @@ def boxes(connection: Connection[Any], subject: str) -> tuple[int, int]:
     """Drops finished outbox and inbox rows that name somebody; returns (dropped, waiting), waiting ones being left."""
     needle = json.dumps(subject, ensure_ascii=False).encode()
     dropped = waiting = 0
-    for table, body, ended in (("outbox", "value", "sent_at"), ("inbox", "body", "done_at")):
+    # A record may have to be sent again as long as a hold waits for it.
+    of_a_hold = sql.SQL(" AND NOT EXISTS (SELECT FROM holds h WHERE h.outbox_id = outbox.id AND h.done_at IS NULL)")
+    for table, body, done in (
+        ("outbox", "value", sql.SQL("sent_at IS NOT NULL") + of_a_hold),
+        ("inbox", "body", sql.SQL("done_at IS NOT NULL")),
+    ):
         holds = sql.SQL("position(%s::bytea in {}) > 0").format(sql.Identifier(body))
         dropped += connection.execute(
-            sql.SQL("DELETE FROM {} WHERE {} IS NOT NULL AND {}").format(sql.Identifier(table), sql.Identifier(ended), holds),
+            sql.SQL("DELETE FROM {} WHERE {} AND {}").format(sql.Identifier(table), done, holds),
             (needle,),
         ).rowcount
         row = connection.execute(
-            sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL AND {}").format(
-                sql.Identifier(table), sql.Identifier(ended), holds
-            ),
+            sql.SQL("SELECT count(*) FROM {} WHERE NOT ({}) AND {}").format(sql.Identifier(table), done, holds),
             (needle,),
         ).fetchone()
         waiting += int(row[0]) if row is not None else 0

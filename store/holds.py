@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from metering.holds import Hold, HoldState, LogPosition, Settlement
-from meterline_schemas.quantity import format_quantity
+from meterline_schemas.quantity import MICRO, format_quantity
 from meterline_schemas.types import Micros
 
 
@@ -96,8 +96,10 @@ def decimal_of(micros: int) -> Decimal:
     return Decimal(format_quantity(micros))
 
 
-def _micros(quantity: Decimal | None) -> Micros | None:
-    return None if quantity is None else Micros(int(quantity.scaleb(6)))
+def micros_of(quantity: Decimal) -> Micros:
+    """And back, exactly: Decimal's own arithmetic would round a wide sum."""
+    numerator, denominator = quantity.as_integer_ratio()
+    return Micros(numerator * MICRO // denominator)
 
 
 async def lock(connection: AsyncConnection[Any], tenant_id: str, usage_type: str) -> None:
@@ -176,23 +178,23 @@ def _reserved(row: tuple[Any, ...]) -> Reserved:
     ) = row  # fmt: skip
     settlement = None
     if state == HoldState.SETTLED:
-        settlement = Settlement(_micros(settled_quantity) or Micros(0), occurred_at, bytes(settle_digest), late)
+        settlement = Settlement(micros_of(settled_quantity), occurred_at, bytes(settle_digest), late)
     return Reserved(
         hold_id,
         Work(tenant_id, usage_type, source_service, source_entity_id, user_id),
         Hold(
-            _micros(quantity) or Micros(0),
+            micros_of(quantity),
             expires_at,
             HoldState(state),
             settlement,
             None if offset is None else LogPosition(epoch, partition, offset),
         ),
-        _micros(remaining),
+        None if remaining is None else micros_of(remaining),
         reason,
         created_at,
         None if request_digest is None else bytes(request_digest),
         verdict,
-        _micros(held) or Micros(0),
+        Micros(0) if held is None else micros_of(held),
         read_at,
         settlement is not None and held is None,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cli.output import print_json, print_table, who
+from meterline_schemas.alert import encode_alert
 from meterline_schemas.instants import format_instant
 from runtime.exits import Exit, MeterlineExit
 from runtime.postgres import connect
@@ -40,7 +41,7 @@ def list_(state: alerts.State | None, tenant: str | None, rows_max: int, as_json
         return
     rows = []
     for one in found:
-        said = json.loads(one.value)
+        said = json.loads(encode_alert(one.alert))
         reached = f"{said['threshold']} %: {said['used']} of {said['limit']}"
         rows.append((one.alert_id, said["raisedAt"], said["tenantId"], said["usageType"], reached, one.state, one.last_error))
     print_table("Alerts", ("alert", "raised", "tenant", "usage type", "reached", "webhook", "last error"), rows)
@@ -72,7 +73,7 @@ def replay(alert_id: uuid.UUID | None, dead: bool) -> None:
 def _shown(one: Raised) -> dict[str, Any]:
     at = one.next_try_at
     return {
-        **json.loads(one.value),
+        **json.loads(encode_alert(one.alert)),
         "state": one.state,
         "attempts": one.attempts,
         "nextTryAt": None if at is None else format_instant(round(at.timestamp() * 1000)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,7 +15,7 @@ from runtime.postgres import connect
 from runtime.settings import Settings
 from tests.fakes.pipeline import wait_until
 from tests.integration.entitlement_data import PLANLESS, SERVICE, TENANT, put_catalog
-from tests.integration.serving import Answer, Server, execute, serving
+from tests.integration.serving import ROOT, Answer, Server, execute, serving
 
 RESERVATIONS = "/v1/billing/reservations"
 CLIENTS = 200
@@ -225,3 +228,14 @@ def test_what_the_consumer_would_refuse_is_not_promised(server: Server, body: ob
     answer = act(server, hold_id, "settle", body)
     assert (answer.status, answer.json["code"]) == (400, code)
     assert server.ask("GET", f"{RESERVATIONS}/{hold_id}").json["state"] == "open"
+
+
+def test_the_examples_of_the_guide_are_taken_and_answered_as_it_shows(server: Server, migrated: Settings) -> None:
+    text = (ROOT / "docs" / "reservations.md").read_text("utf-8")
+    blocks = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    asked, granted, used, settled = blocks
+    answer = server.ask("POST", RESERVATIONS, {**asked, "tenantId": TENANT, "usageType": "DEEP"})
+    assert (answer.status, set(answer.json)) == (201, set(granted))
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    said = act(server, answer.json["reservationId"], "settle", {**used, "occurredAt": now})
+    assert (said.status, set(said.json), str(said.json["quantity"])) == (200, set(settled), str(settled["quantity"]))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from entitlements.webhooks import signature
 from metering.alerts import ATTEMPTS_MAX, reached, wait_s
 from metering.limits import Limit
+from meterline_schemas.alert import decode_alert
 from meterline_schemas.types import Micros
 from runtime.settings import SettingsError, load_settings
 
@@ -96,3 +101,32 @@ def test_secrets_that_are_none_are_refused_and_not_shown(secrets: str) -> None:
 def test_nothing_is_posted_unsigned() -> None:
     with pytest.raises(SettingsError, match="SECRETS"):
         load_settings({"METERLINE_ALERT_WEBHOOK_URL": "https://hooks.example.com/"})
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text("utf-8")
+
+
+def _block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_documents_receiver_takes_what_is_signed_and_nothing_else() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(_block("python"), "docs/alerts.md", "exec"), names)  # noqa: S102 - our own document
+    verify, now = names["verify"], int(time.time())
+    keys = load_settings({"METERLINE_ALERT_WEBHOOK_SECRETS": f"{SECRETS[0]},{SECRETS[1]}"}).alert_webhook_keys
+
+    def headers(at: int) -> dict[str, str]:
+        return {"webhook-id": "m", "webhook-timestamp": str(at), "webhook-signature": signature(keys, "m", at, b"{}")}
+
+    for secret in SECRETS[:2]:
+        verify(headers(now), b"{}", secret)
+    for wrong in ((headers(now), b"{ }", SECRETS[0]), (headers(now), b"{}", SECRETS[2]), (headers(now - 301), b"{}", SECRETS[0])):
+        with pytest.raises(ValueError, match=r"signed|old"):
+            verify(*wrong)
+
+
+def test_the_documents_record_is_an_alert() -> None:
+    alert = decode_alert(_block("json").encode())
+    assert (alert.threshold, alert.used, alert.limit) == (80, 16_000_000, 20_000_000)

@@ -10,7 +10,7 @@ CREATE TABLE usage_alerts (
     threshold    integer NOT NULL CHECK (threshold BETWEEN 1 AND 1000),
     used         exact_quantity NOT NULL,
     limit_quantity exact_quantity NOT NULL,
-    value        bytea NOT NULL,
+    hard_stop    boolean NOT NULL,
     raised_at    timestamptz NOT NULL,
     state        text NOT NULL CHECK (state IN ('waiting', 'delivered', 'dead', 'record_only')),
     attempts     integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
@@ -26,7 +26,6 @@ CREATE INDEX usage_alerts_by_time ON usage_alerts (raised_at, alert_id);
 CREATE INDEX usage_alerts_over ON usage_alerts (period_end) WHERE period_end IS NOT NULL;
 COMMENT ON TABLE usage_alerts IS
     'One row a tenant, usage type, period and threshold: alert_id is made of these. The record of usage.alerts goes by the outbox.';
-COMMENT ON COLUMN usage_alerts.value IS 'The record''s value, and the data of the webhook.';
 COMMENT ON COLUMN usage_alerts.state IS 'Of the webhook; record_only: none was configured when it was raised.';
 
 CREATE TABLE alert_progress (
