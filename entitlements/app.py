@@ -24,6 +24,7 @@ from entitlements.bodies import read_body
 from entitlements.checks import Checks
 from entitlements.counted import Fences, timeout_of
 from entitlements.edge import Edge
+from entitlements.explaining import Explaining
 from entitlements.freshness import Freshness
 from entitlements.kafka_sink import KafkaSink
 from entitlements.last_known import LastKnown
@@ -35,12 +36,14 @@ from entitlements.permissions import PERMISSIONS
 from entitlements.problems import Problem
 from entitlements.readiness import Readiness
 from entitlements.reservations import Reservations
+from entitlements.series import Series
 from entitlements.sink import UsageSink
 from entitlements.standings import Standings
 from entitlements.store import Store
 from entitlements.summaries import Summaries, page_size
 from entitlements.usage import Recorder
 from entitlements.waiting import Waiting
+from entitlements.warehouse import Warehouse
 from runtime import trace
 from runtime.settings import Settings
 
@@ -79,6 +82,9 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
     waiting = Waiting(Fences(deps.store), deps.epochs, deps.sink)
     recorder = Recorder(deps.sink, KnownNames(deps.store), waiting)
     summaries = Summaries(deps.store, freshness)
+    warehouse = Warehouse(settings)
+    series = Series(deps.store, warehouse, freshness)
+    explaining = Explaining(settings, warehouse)
     readiness = Readiness(deps.store, deps.sink, deps.gate)
 
     @asynccontextmanager
@@ -94,6 +100,7 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
                 await refresher
             # First what was promised to callers, then what it needs.
             await deps.sink.close(settings.stop_within_s * STOP_SHARE_SINK)
+            await warehouse.close()
             await deps.store.close(settings.stop_within_s * STOP_SHARE_STORE)
 
     app = FastAPI(
@@ -151,6 +158,12 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
     async def reservation(request: Request, principal: Principal) -> Response:
         return _json(200, await reservations.show(request.path_params["reservationId"], principal))
 
+    async def usage_series(request: Request, principal: Principal) -> Response:
+        return _json(200, await series.of(request.path_params["tenantId"], principal, request.query_params))
+
+    async def explain(request: Request, _: Principal) -> Response:
+        return _json(200, await explaining.of(request.query_params))
+
     async def health(_: Request) -> Response:
         return _json(200, Health("ok"))
 
@@ -172,6 +185,8 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
         ("GET", "/v1/billing/reservations/{reservationId}", reservation),
         # An id may hold a slash, which arrives decoded.
         ("GET", "/v1/billing/summaries/{tenantId:path}", summary),
+        ("GET", "/v1/billing/usage/{tenantId:path}", usage_series),
+        ("GET", "/v1/billing/explain", explain),
         ("GET", "/health", health),
         ("GET", "/ready", ready),
         ("GET", "/metrics", metrics_text),
@@ -220,7 +235,7 @@ class _Json(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
 
 
-def _json(status: int, answer: msgspec.Struct) -> Response:
+def _json(status: int, answer: msgspec.Struct | dict[str, Any]) -> Response:
     return _Json(ENCODER.encode(answer), status)
 
 

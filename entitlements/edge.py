@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.principals import AccessRefused
 from entitlements.problems import MEDIA_TYPE, Problem
 from entitlements.store import StoreAway
+from entitlements.warehouse import WarehouseAway
 from runtime import metrics, trace
 from runtime.logs import bound
 
@@ -76,6 +77,8 @@ class Edge:
                 await exchange.refuse(Problem.of_access(refused))
             except StoreAway as away:
                 await exchange.refuse(Problem.try_again("store_unavailable", str(away)))
+            except WarehouseAway as away:
+                await exchange.refuse(Problem.try_again("clickhouse_unavailable", str(away)))
             except TimeoutError:
                 late = f"No answer within {ANSWER_WITHIN_S:.0f} s. Whether usage was recorded is not known; send it again."
                 await exchange.refuse(Problem.try_again("timeout", late))

@@ -6,7 +6,7 @@ it; an answer's is written from an exact decimal text.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -208,6 +208,71 @@ class SummaryAnswer(msgspec.Struct, rename="camel"):
     usage: list[SummaryLine]
     next_cursor: str | None
     """Send it as `cursor` for the next page; null: this is the last."""
+
+
+class SeriesLine(msgspec.Struct, rename="camel"):
+    """What was used of a type within one day or hour."""
+
+    usage_type: str
+    start: Instant
+    quantity: Number
+    events: int
+
+
+class SeriesAnswer(msgspec.Struct, rename="camel"):
+    """A page of a tenant's usage over time, in order of time and type. Days and hours without usage have no line."""
+
+    tenant_id: str
+    granularity: Literal["day", "hour"]
+    as_of: AsOf
+    series: list[SeriesLine]
+    next_cursor: str | None
+    """Send it as `cursor`, with the same query, for the next page; null: this is the last."""
+
+
+class EventLine(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One admitted event, and where it stands in the log."""
+
+    usage_type: str
+    quantity: Number
+    occurred_at: Instant
+    source_service: str
+    source_entity_id: str
+    kind: Literal["usage", "correction"]
+    ingested_at: Instant
+    epoch: int
+    partition: int
+    offset: int
+    metadata: Annotated[Raw, Meta(extra_json_schema={"type": "object"})] | UnsetType = UNSET
+
+
+class EventsAnswer(msgspec.Struct, rename="camel"):
+    """A page of the events behind a number, in order of time."""
+
+    tenant_id: str
+    as_of: AsOf
+    events: list[EventLine]
+    next_cursor: str | None
+    """Send it as `cursor`, with the same query, for the next page; null: this is the last."""
+
+
+class Explained(msgspec.Struct, rename="camel"):
+    """Where an event is. The lists and objects are those of `meterline explain --json`, in camelCase."""
+
+    known: bool
+    verdict: str
+    """In one sentence, what became of it."""
+    source_service: str
+    source_entity_id: str
+    usage_type: str
+    key: str
+    partition: dict[str, Any]
+    as_of: AsOf
+    admitted: list[dict[str, Any]]
+    rejects: list[dict[str, Any]]
+    delta: dict[str, Any] | None
+    counter: dict[str, Any] | None
+    exports: list[dict[str, Any]]
 
 
 class Health(msgspec.Struct, rename="camel"):

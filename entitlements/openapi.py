@@ -8,21 +8,44 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from entitlements import models, reservation_models
+from access.principals import ROLES_OF, Kind, Who
+from entitlements import formats, models, reservation_models
+from entitlements.permissions import PERMISSIONS
 
 REFERENCE: Final = "#/components/schemas/{name}"
 _REQUEST_ID = {"X-Request-Id": {"description": "Yours, if it was sane, else a new one.", "schema": {"type": "string"}}}
 
+_HEADERS: Final = {
+    401: {"WWW-Authenticate": {"description": "What may be sent.", "schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
+    503: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
+}
+_GUARDED: Final = (401, 403, 429, 500, 503)
+"""What every route that wants credentials may answer."""
+_SCHEME_OF: Final[dict[Kind, str]] = {"service": "serviceSecret", "key": "apiKey", "user": "userToken", "member": "clerkSession"}
+_SCHEMES: Final = {
+    "serviceSecret": {"type": "apiKey", "in": "header", "name": "X-Service-Secret"},
+    "apiKey": {"type": "http", "scheme": "bearer", "description": "An organization's key, sk_..."},
+    "userToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "HS256, from the authentication service.",
+    },
+    "clerkSession": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "RS256, from Clerk."},
+}
+
 WHY: Final = {
     400: "The request breaks a rule; `code` says which.",
     401: "No credentials, or wrong ones.",
-    403: "The secret may not emit for this source service.",
+    403: "The credentials belong to no tenant, or may not do this, or not for this source service; `code` says which.",
     404: "No such tenant, or no such reservation, in your scope.",
     408: "The body did not arrive in time.",
     409: "The limit does not hold it, or the reservation is no longer what it would have to be; `code` says which.",
     413: "The body or the event is too large.",
-    415: "The body is encoded.",
+    415: "The body is encoded, or of a form that belongs to another route.",
     422: "The tenant or usage type does not exist, or the Idempotency-Key was used with another body.",
+    429: "Too many requests of this principal; see Retry-After.",
     500: "A defect of the server.",
     503: "A dependency is away and nothing was done; see Retry-After.",
 }
@@ -36,6 +59,11 @@ class Parameter:
     where: Literal["path", "query", "header"]
     description: str
     schema: dict[str, Any]
+    required: bool = False
+    """Those of the path always are."""
+
+
+Body = type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None
 
 
 @dataclass(frozen=True)
@@ -45,15 +73,15 @@ class Operation:
     method: Literal["get", "post"]
     path: str
     summary: str
-    answers: dict[int, tuple[type[msgspec.Struct] | None, str]]
-    """Status -> (body, when). None: plain text."""
+    answers: dict[int, tuple[Body, str]]
+    """Status -> (body, when). None: plain text; several: one of them."""
     problems: tuple[int, ...] = ()
     body: type[msgspec.Struct] | None = None
     bare_items: type[msgspec.Struct] | None = None
     """The body may also be a bare array of these."""
     parameters: tuple[Parameter, ...] = ()
-    open: bool = False
-    """Needs no credentials."""
+    forms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Other media types of the body, and their schemas."""
     example: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,6 +89,27 @@ _WAIT = (
     Parameter("wait", "query", "Answer when the counters hold the event.", {"type": "string", "enum": ["counted"]}),
     Parameter("timeout", "query", "How long to wait for that, such as 500ms or 2s.", {"type": "string", "default": "2s"}),
 )
+_DAY = {"type": "string", "format": "date"}
+_TEXT = {"type": "string", "minLength": 1}
+_CLOUD_EVENT = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type", "subject", "data"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "source": {**_TEXT, "description": "sourceService"},
+        "id": {**_TEXT, "description": "sourceEntityId"},
+        "type": {**_TEXT, "description": "usageType"},
+        "subject": {**_TEXT, "description": "tenantId"},
+        "time": {"type": "string", "format": "date-time", "description": "occurredAt"},
+        "datacontenttype": {"type": "string", "description": "JSON, or absent"},
+        "data": {
+            "type": "object",
+            "required": ["quantity"],
+            "additionalProperties": False,
+            "properties": {"quantity": {}, "metadata": {"type": "object"}, "kind": {}, "corrects": {}},
+        },
+    },
+}
 _MONTH = "^[0-9]{4}-[0-9]{2}$"
 _PAGE = {"minimum": 1, "maximum": 1_000}
 _POST_PROBLEMS = (400, 401, 404, 408, 413, 415, 500, 503)
@@ -104,6 +153,7 @@ OPERATIONS: Final = (
         (*_POST_PROBLEMS, 403, 422),
         models.UsageEvent,
         parameters=_WAIT,
+        forms={formats.CLOUDEVENT: _CLOUD_EVENT},
         example=_EVENT,
     ),
     Operation(
@@ -115,6 +165,10 @@ OPERATIONS: Final = (
         models.UsageBatchRequest,
         models.UsageEvent,
         parameters=_WAIT,
+        forms={
+            formats.NDJSON: {"type": "string", "description": "An event a line."},
+            formats.CLOUDEVENTS: {"type": "array", "items": _CLOUD_EVENT, "minItems": 1, "maxItems": models.EVENTS_MAX},
+        },
         example={"events": [_EVENT]},
     ),
     Operation(
@@ -166,15 +220,42 @@ OPERATIONS: Final = (
         (401, 404, 500, 503),
         parameters=(_RESERVATION,),
     ),
-    Operation("get", "/health", "The process is alive", {200: (models.Health, "It is.")}, open=True),
+    Operation(
+        "get",
+        "/v1/billing/usage/{tenantId}",
+        "What was used over time, and the events behind it",
+        {200: ((models.SeriesAnswer, models.EventsAnswer), "A page, by `view`.")},
+        (400, 401, 404, 429, 500, 503),
+        parameters=(
+            Parameter("tenantId", "path", "The tenant.", {"type": "string"}),
+            Parameter("view", "query", "Sums over time, or the events.", {"enum": ["series", "events"], "default": "series"}),
+            Parameter("granularity", "query", "Of a series.", {"enum": ["day", "hour"], "default": "day"}),
+            Parameter("from", "query", "The first day, in UTC; the first of this month by default.", _DAY),
+            Parameter("to", "query", "The first day after it; tomorrow by default. 400 days at most, by hour 35.", _DAY),
+            Parameter("usageType", "query", "This one only.", {"type": "string"}),
+            Parameter("limit", "query", "Lines a page.", {"type": "integer", "default": 100, **_PAGE}),
+            Parameter("cursor", "query", "`nextCursor` of the page before.", {"type": "string"}),
+        ),
+    ),
+    Operation(
+        "get",
+        "/v1/billing/explain",
+        "Where an event is: position, verdict, row, delta, counter, exports",
+        {200: (models.Explained, "What is known; `known` false where nothing is.")},
+        (400, 401, 403, 429, 500, 503),
+        parameters=tuple(
+            Parameter(name, "query", "As the sender wrote it.", {"type": "string"}, required=True)
+            for name in ("sourceService", "sourceEntityId", "usageType")
+        ),
+    ),
+    Operation("get", "/health", "The process is alive", {200: (models.Health, "It is.")}),
     Operation(
         "get",
         "/ready",
         "Whether requests can be served",
         {200: (models.Ready, "They can."), 503: (models.Ready, "A dependency is not ready; `checks` says which and why.")},
-        open=True,
     ),
-    Operation("get", "/metrics", "Metrics, in Prometheus' text format", {200: (None, "Now.")}, open=True),
+    Operation("get", "/metrics", "Metrics, in Prometheus' text format", {200: (None, "Now.")}),
 )
 
 
@@ -199,7 +280,7 @@ def document(version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"serviceSecret": {"type": "apiKey", "in": "header", "name": "X-Service-Secret"}},
+            "securitySchemes": _SCHEMES,
         },
     }
 
@@ -210,10 +291,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "operationId": f"{operation.method}{operation.path.replace('/', '_').replace('{', '').replace('}', '')}",
         "responses": {str(status): _answer(*answer) for status, answer in sorted(operation.answers.items())},
     }
-    for status in operation.problems:
+    allowed = _allowed(operation)
+    for status in sorted({*operation.problems, *(_GUARDED if allowed is not None else ())}):
         shown["responses"][str(status)] = {
             "description": f"{HTTPStatus(status).phrase}. {WHY[status]}",
-            "headers": _REQUEST_ID,
+            "headers": _REQUEST_ID | _HEADERS.get(status, {}),
             "content": {"application/problem+json": {"schema": _reference(models.ProblemDocument)}},
         }
     if operation.parameters:
@@ -221,7 +303,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             {
                 "name": parameter.name,
                 "in": parameter.where,
-                "required": parameter.where == "path",
+                "required": parameter.required or parameter.where == "path",
                 "description": parameter.description,
                 "schema": parameter.schema,
             }
@@ -231,17 +313,30 @@ def _operation(operation: Operation) -> dict[str, Any]:
         schema: dict[str, Any] = _reference(operation.body)
         if operation.bare_items is not None:
             schema = {"oneOf": [schema, {"type": "array", "items": _reference(operation.bare_items)}]}
-        content = {"application/json": {"schema": schema, "example": operation.example}}
+        content = {formats.JSON: {"schema": schema, "example": operation.example}}
+        content |= {form: {"schema": of_form} for form, of_form in operation.forms.items()}
         shown["requestBody"] = {"required": True, "content": content}
-    shown["security"] = [] if operation.open else [{"serviceSecret": []}]
+    shown["security"] = [{_SCHEME_OF[kind]: []} for kind, roles in ROLES_OF.items() if roles & (allowed or frozenset())]
     return shown
 
 
-def _answer(struct: type[msgspec.Struct] | None, when: str) -> dict[str, Any]:
-    if struct is None:
-        content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+def _allowed(operation: Operation) -> frozenset[Who] | None:
+    """By the table of permissions, whose paths say where an id may hold a slash."""
+    return next(
+        who
+        for (method, path), who in PERMISSIONS.items()
+        if (method, path.replace(":path}", "}")) == (operation.method.upper(), operation.path)
+    )
+
+
+def _answer(body: Body, when: str) -> dict[str, Any]:
+    content: dict[str, Any]
+    if body is None:
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    elif isinstance(body, tuple):
+        content = {formats.JSON: {"schema": {"oneOf": [_reference(struct) for struct in body]}}}
     else:
-        content = {"application/json": {"schema": _reference(struct)}}
+        content = {formats.JSON: {"schema": _reference(body)}}
     return {"description": when, "headers": _REQUEST_ID, "content": content}
 
 

@@ -31,6 +31,8 @@ PERMISSIONS: Final[Mapping[tuple[str, str], frozenset[Who] | None]] = {
     ("POST", "/v1/billing/reservations/{reservationId}/release"): WRITERS,
     ("GET", "/v1/billing/reservations/{reservationId}"): WRITERS,
     ("GET", "/v1/billing/summaries/{tenantId:path}"): READERS,
+    ("GET", "/v1/billing/usage/{tenantId:path}"): READERS,
+    ("GET", "/v1/billing/explain"): OPERATORS,
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
     ("GET", "/metrics"): OPEN,

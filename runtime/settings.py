@@ -59,6 +59,10 @@ class Settings(BaseModel):
     )
     clickhouse_user: str = _setting("ClickHouse", "default", "User that may write.", "CLICKHOUSE_USER")
     clickhouse_password: SecretStr = _setting("ClickHouse", SecretStr(""), "Its password.", "CLICKHOUSE_PASSWORD")
+    clickhouse_read_user: str | None = _setting(
+        "ClickHouse", None, "User that may only read, for what HTTP clients ask; empty: the one that may write."
+    )
+    clickhouse_read_password: SecretStr = _setting("ClickHouse", SecretStr(""), "Its password.")
     clickhouse_ca_file: Path | None = _setting("ClickHouse", None, "PEM file of the authority behind an https URL.")
     clickhouse_timeout_s: float = _setting("ClickHouse", 30.0, "Longest wait for one answer.", gt=0, le=600)
 

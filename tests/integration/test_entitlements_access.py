@@ -63,6 +63,9 @@ def test_another_services_secret_checks_but_may_not_emit_for_this_one(server: Se
             assert [result["code"] for result in answer.json["results"]] == ["source_not_allowed"]
         elif path == "/v1/billing/reservations":
             assert (answer.status, answer.json["code"]) == (403, "source_not_allowed")
+        elif path == "/v1/billing/explain":
+            # It was let in, and has named no event.
+            assert (answer.status, answer.json["code"]) == (400, "missing_field")
         elif "{reservationId}" in path:
             assert (answer.status, answer.json["code"]) == (404, "not_found")
         else:

@@ -148,6 +148,10 @@ def test_every_answer_is_what_the_document_says(server: Server) -> None:
     ask("POST", "/v1/billing/usage/batch", [event, {}])
     ask("GET", "/v1/billing/summaries/{tenantId}?period=2026-10")
     ask("GET", "/v1/billing/summaries/{tenantId}?period=x")
+    for view in ("series", "events", "rows"):
+        ask("GET", f"/v1/billing/usage/{{tenantId}}?view={view}")
+    ask("GET", f"/v1/billing/explain?sourceService={SERVICE}&sourceEntityId=d1&usageType=DEEP")
+    ask("GET", "/v1/billing/explain")
     ask("POST", "/v1/billing/reservations", {**event, "quantity": 1000})
     for order in (["settle", "settle", "release"], ["release", "release", "settle"], []):
         ask("POST", "/v1/billing/reservations", {**event, "usageType": "FREE"})

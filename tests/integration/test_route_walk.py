@@ -56,13 +56,14 @@ class Case:
     status: int = 200
     body: Callable[[str, str], object] | None = None
     """Of tenant and source service."""
+    query: str = ""
     each: bool = False
     """Each item of the answer has a status of its own."""
 
     def ask(self, server: Server, tenant: str, source: str, headers: Mapping[str, str]) -> Answer:
         path = self.path.replace("{tenantId:path}", tenant).replace("{reservationId}", str(hold_of(self.path, tenant, source)))
         body = None if self.body is None else self.body(tenant, source)
-        return server.ask(self.method, path, body, secret=None, headers=headers)
+        return server.ask(self.method, path + self.query, body, secret=None, headers=headers)
 
 
 def check(tenant: str, _: str) -> object:
@@ -92,6 +93,8 @@ CASES = [
     Case("POST", f"{RESERVATION}/release", MACHINES),
     Case("GET", RESERVATION, MACHINES),
     Case("GET", "/v1/billing/summaries/{tenantId:path}", EVERYBODY),
+    Case("GET", "/v1/billing/usage/{tenantId:path}", EVERYBODY),
+    Case("GET", "/v1/billing/explain", {"service"}, query="?sourceService=s&sourceEntityId=e&usageType=DEEP"),
     *(Case("GET", path, None) for path in ("/health", "/ready", "/metrics")),
     *(Case("GET", path, None) for path in ("/docs", "/docs/oauth2-redirect", "/openapi.json")),
 ]
