@@ -67,7 +67,7 @@ def taken(records: Records, first_record: int, partition: int, partitions: int, 
     key = netstrings(source_service, source_entity_id, usage_type)
     murmurs = murmurs_of(key)
     fits &= (murmurs & np.uint32(0x7FFF_FFFF)) % np.uint32(partitions) == partition
-    values = [records.values[index] for index in chosen.tolist()]
+    values = _chosen(records.values, chosen)
     columns = Columns(
         record=chosen + first_record,
         offset=records.offsets[chosen],
@@ -120,8 +120,7 @@ def _decoded(records: Records, plain: Integers) -> tuple[Integers, list[PlainWir
     """What the parser made of these records, without those that it refused."""
     wires: list[PlainWire] = []
     refused: list[int] = []
-    values = records.values if len(plain) == len(records) else [records.values[index] for index in plain.tolist()]
-    decoding = map(read_plain, values)  # type: ignore[arg-type]
+    decoding = map(read_plain, _chosen(records.values, plain))
     while True:
         try:
             for wire in decoding:
@@ -131,6 +130,10 @@ def _decoded(records: Records, plain: Integers) -> tuple[Integers, list[PlainWir
             continue
         break
     return (np.delete(plain, refused) if refused else plain), wires
+
+
+def _chosen(values: Sequence[Any], rows: Integers) -> Sequence[Any]:
+    return values if len(rows) == len(values) else [values[row] for row in rows.tolist()]
 
 
 def _quantities(texts: Sequence[str]) -> tuple[Integers, Flags]:

@@ -95,7 +95,7 @@ class Decided:
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
         """What the range claims of these hashes, which are sorted, by full key."""
         rows = np.flatnonzero(_held(hashes, self.admitted.key_hash))
-        return dict(_claims(self.span, self.admitted.take(rows))) if len(rows) else {}
+        return dict(_claims(self.span, self.admitted, rows)) if len(rows) else {}
 
 
 class Pending:
@@ -166,7 +166,7 @@ def decide(
     invalid, conflicts = len(rejects), 0
     if len(met):
         held = pending.claims(_distinct(np.sort(columns.key_hash[met])))
-        for row, (key, claim) in zip(met.tolist(), _claims(span, columns.take(met)), strict=True):
+        for row, (key, claim) in zip(met.tolist(), _claims(span, columns, met), strict=True):
             holder = held.get(key) or _confirmed_before(claim, confirmed.get(key))
             if holder is None:
                 held[key] = claim
@@ -227,19 +227,22 @@ def _turned_away(readings: Readings, row: int, claim: Claim, holder: Claim) -> R
     return Reject(readings.reading(row), "conflict", reason, "differs in " + ", ".join(_differences(claim, holder)), holder)
 
 
-def _claims(span: Span, columns: Columns) -> list[tuple[bytes, Claim]]:
-    """What rows of a range claim, or would."""
+def _claims(span: Span, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
+    """What these rows of a range claim, or would."""
+    key, tenant_id, kind, corrects = (
+        texts.listed(texts.take(column, rows)) for column in (columns.key, columns.tenant_id, columns.kind, columns.corrects)
+    )
     return [
-        (key, Claim(span.epoch, span.partition, *rest))
-        for key, *rest in zip(
-            texts.listed(columns.key),
-            columns.offset.tolist(),
-            texts.listed(columns.tenant_id),
-            columns.micros.tolist(),
-            texts.listed(columns.kind),
-            texts.listed(columns.corrects),
-            columns.row_hash.tolist(),
-            columns.key_hash.tolist(),
+        (one, Claim(span.epoch, span.partition, *rest))
+        for one, *rest in zip(
+            key,
+            columns.offset[rows].tolist(),
+            tenant_id,
+            columns.micros[rows].tolist(),
+            kind,
+            corrects,
+            columns.row_hash[rows].tolist(),
+            columns.key_hash[rows].tolist(),
             strict=True,
         )
     ]

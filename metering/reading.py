@@ -18,7 +18,7 @@ from meterline_schemas.key import key_hash, murmur2, row_hash
 from meterline_schemas.reasons import Reason
 from meterline_schemas.rules import Rules
 
-SLICE_RECORDS: Final = 10_000
+SLICE_RECORDS: Final = 16_384
 """Records that are read at a time: few enough for the processor's caches."""
 
 _FEW_RECORDS = 64

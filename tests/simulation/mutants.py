@@ -31,7 +31,7 @@ from metering.fence import FenceAction
 from metering.index import Hashes
 from metering.ranges import Claim, Decided, Pending
 from metering.reading import Readings
-from metering.records import Span
+from metering.records import Integers, Span
 from metering.suspicion import Suspicion
 from metering.texts import listed
 from meterline_schemas.delta import CommitNote, Delta, DeltaLine, Figures, parse_commit
@@ -62,8 +62,8 @@ def equal_hashes_not_compared() -> Iterator[None]:
     """Within a range and in P, a hash is taken for the key."""
     exact, by_key = metering.ranges.decide, metering.ranges._claims
 
-    def claims(span: Span, columns: Columns) -> list[tuple[bytes, Claim]]:
-        return [(b"%d" % claim.key_hash, claim) for _, claim in by_key(span, columns)]
+    def claims(span: Span, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
+        return [(b"%d" % claim.key_hash, claim) for _, claim in by_key(span, columns, rows)]
 
     def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], before: Figures) -> Decided:
         return exact(readings, rules, pending, {b"%d" % claim.key_hash: claim for claim in confirmed.values()}, before)

@@ -24,6 +24,8 @@ from meterline_schemas.rules import Rules
 from tests.simulation import codec, ledger, tables
 from tests.simulation.violation import Crash
 
+_FEW_RECORDS: Final = metering.reading._FEW_RECORDS
+
 
 class _Current:
     """What the running schedule plugs in."""
@@ -111,10 +113,16 @@ def driven() -> Iterator[None]:
         for module, names in replaced:
             stack.enter_context(patch.multiple(module, **names))
         stack.enter_context(patch.object(consumers.deciding, "RULES", {}))
+        stack.enter_context(patch.object(metering.reading, "_FEW_RECORDS", _FEW_RECORDS))
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         stack.callback(logging.disable, disabled)
         yield
+
+
+def reads_in_columns(however_few: bool) -> None:
+    """Ranges are small here, and would be read one by one; now and then they are read as large ones are."""
+    vars(metering.reading)["_FEW_RECORDS"] = 0 if however_few else _FEW_RECORDS
 
 
 def knows(rules: Mapping[int, Rules]) -> None:
