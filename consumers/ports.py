@@ -60,12 +60,13 @@ class DeltaTopic:
 
     def announce(self, ranges: Sequence[Decided]) -> None:
         problems: list[str] = []
-        acked = 0
+        acked, too_large = 0, False
 
         def on_delivery(error: KafkaError | None, _: object) -> None:
-            nonlocal acked
+            nonlocal acked, too_large
             if error is not None:
                 problems.append(str(error))
+                too_large = too_large or error.code() == KafkaError.MSG_SIZE_TOO_LARGE
             else:
                 acked += 1
 
@@ -83,6 +84,12 @@ class DeltaTopic:
             self._producer.flush(self._timeout_s)
         except (BufferError, KafkaException) as error:
             problems.append(str(error))
+        if too_large:
+            raise MeterlineExit(
+                Exit.TOPIC_SETTINGS,
+                f"{self._topic} refuses a delta as too large ({problems[0]}): its max.message.bytes was lowered. Started again, "
+                "ranges are cut to what it takes; `meterline topics apply` puts the topic right",
+            )
         if problems or acked != len(ranges):
             # What is still queued must not be written behind a later cycle's delta: that producer ends here.
             self._producer.purge()

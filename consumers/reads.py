@@ -23,6 +23,9 @@ from store.epochs import Epoch, all_epochs, check_topic, rules_changes
 
 T = TypeVar("T")
 
+RECORD_OVERHEAD_BYTES = 512
+"""Of the batch round a delta, with its header."""
+
 
 class Reads:
     """One connection to each store, opened at the first read and again after a failure; for one thread.
@@ -91,6 +94,19 @@ class Reads:
             return topic_state.log_starts(self._admin, epoch.topic, epoch.partitions)
         except KafkaException as error:
             raise Retriable(str(error)) from error
+
+    def delta_bytes_max(self, settings: Settings) -> int:
+        """The largest delta that the deltas topic takes, as far as the settings allow: a range is cut to it, or it would be
+        stored and never announced."""
+
+        def ask() -> int:
+            state = topic_state.describe(self._admin, [settings.topic_deltas])[settings.topic_deltas]
+            if state is None:
+                return settings.delta_bytes_max
+            return min(settings.delta_bytes_max, int(state.config["max.message.bytes"]) - RECORD_OVERHEAD_BYTES)
+
+        found: int = self._patience.until_done("kafka", ask, (KafkaException,))
+        return found
 
     # -- ClickHouse ----------------------------------------------------------------------------------------------
 
