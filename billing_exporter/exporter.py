@@ -1,17 +1,20 @@
-"""One run of the exporter, from the key to the report: settle what is unclear, then plan and send round by round."""
+"""One run of the exporter, from the key to the report: settle what is unclear, close periods, then plan and send by rounds."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from billing_exporter import ledger, planning
+from billing_exporter.closing import close_due
 from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayHalted
 from billing_exporter.ledger import Row
 from billing_exporter.planning import Line, Unmapped
 from billing_exporter.reconciling import reconcile
 from billing_exporter.sending import Clock, Sender, Tally, utc_now
+from billing_exporter.truth import OpenTotals
 from metering.export_states import State
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
@@ -37,6 +40,10 @@ class RunReport:
     unmapped: list[Unmapped] = field(default_factory=list)
     states: Counter[State] = field(default_factory=Counter)
     """How many rows came to each state."""
+    closed: int = 0
+    """Periods that this run closed."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Tenants whose period could not be closed, with the difference."""
     held: dict[str, str] = field(default_factory=dict)
     open_rows: list[Row] = field(default_factory=list)
     """Rows that are not at Stripe, each with its state and reason."""
@@ -45,6 +52,8 @@ class RunReport:
     @property
     def ok(self) -> bool:
         """Whether everything that could be exported is at Stripe. A tenant without a customer could not."""
+        if self.refused:
+            return False
         return self.halted is None and not self.open_rows and all(line.action == "no_customer" for line in self.problems)
 
 
@@ -57,6 +66,7 @@ def run(
     gateway: Gateway,
     sender_of: SenderOf,
     key_digest: bytes,
+    totals: OpenTotals,
     *,
     month: tuple[int, int] | None = None,
     every: bool = False,
@@ -76,6 +86,9 @@ def run(
     except (GatewayHalted, GatewayAway) as error:
         raise _as_exit(error) from error
     tally = Tally()
+    with ledger.connect(settings) as connection, totals() as truth:
+        closing = close_due(connection, truth, now(), timedelta(seconds=settings.close_grace_s))
+        report.closed, report.refused = closing.closed, closing.refused
     # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
     sender.drain(tally, 0, ledger.BEGUN)
     with ledger.connect(settings) as connection:

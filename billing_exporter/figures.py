@@ -1,4 +1,4 @@
-"""What planning reads: mappings, counters with their fences, the ledger's newest revisions; and the locks it takes."""
+"""What planning reads: mappings, counters with their fences and closes, the ledger's newest revisions; and the locks it takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from billing_exporter.gateway import Account
+from metering.closing import Totals
 from metering.export_states import Latest
 from metering.periods import Period
 from runtime.locks import AdvisoryLock
@@ -33,11 +34,33 @@ class MeterMapping:
 
 
 @dataclass(frozen=True)
+class PeriodClose:
+    """What a close says about one period of a tenant, or about the one before it."""
+
+    period: Period
+    state: Literal["copied", "closed", "refused"]
+    positions: dict[str, int]
+    totals: Totals
+    reason: str | None
+    finalized: dict[str, dict[str, int]]
+    """Meter to the positions that stand for its usage types instead."""
+
+
+@dataclass(frozen=True)
 class Figures:
-    """Totals by (tenant, meter), and the positions below which they were counted. Pairs without usage are absent."""
+    """Totals by (tenant, meter) and the positions below which they were counted, of one instant. Pairs without usage are absent.
+
+    `totals` are of the days of the period. Of a tenant whose period before is closed, `cumulative` has everything before the
+    period's end by usage type: what is late belongs to this period.
+    """
 
     positions: dict[str, int]
     totals: dict[tuple[str, str], Decimal]
+    cumulative: dict[str, dict[str, Decimal]]
+    own: dict[str, PeriodClose]
+    """Tenant to the close of this very period."""
+    before: dict[str, PeriodClose]
+    """Tenant to the close of the period before it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,8 @@ class LedgerView:
     latest: Latest
     newest_event: datetime
     accepted_total: Decimal
+    told: int
+    """What Stripe shows by the revisions that it took."""
 
 
 # The frozen mappings of a period, and those that the catalog would give the meters without one. A usage type that is
@@ -70,17 +95,30 @@ ORDER BY meter
 
 # OFFSET 0 below keeps each subject an index look-up: on a table that has just grown, statistics would say otherwise.
 
-# One statement, so that one snapshot holds fences and totals: the first row is the fences.
+# One statement, so that one snapshot holds fences, closes and totals: the first row is the fences. A period that is being
+# closed is seen as such by whoever reads fences at or past the copied ones, so no revision can overtake its close.
 _FIGURES = """
 WITH subject AS (
-    SELECT * FROM unnest(%(tenants)s::text[], %(starts)s::date[], %(ends)s::date[]) AS s (tenant_id, period_start, period_end)
+    SELECT s.*, own.close AS own, before.close AS before
+    FROM unnest(%(tenants)s::text[], %(starts)s::date[], %(ends)s::date[]) AS s (tenant_id, period_start, period_end)
+    LEFT JOIN LATERAL (
+        SELECT to_jsonb(p) AS close FROM period_closes p
+        WHERE p.tenant_id = s.tenant_id AND p.period_start = s.period_start OFFSET 0
+    ) own ON true
+    LEFT JOIN LATERAL (
+        SELECT to_jsonb(p) AS close FROM period_closes p
+        WHERE p.tenant_id = s.tenant_id AND p.period_end = s.period_start AND p.state = 'closed' LIMIT 1
+    ) before ON true
 ), mapping AS (
     SELECT * FROM unnest(%(meters)s::text[], %(meter_starts)s::date[], %(types)s::text[]) AS m (meter, period_start, usage_type)
 )
-SELECT NULL AS tenant_id, NULL AS meter, NULL AS total,
-       (SELECT coalesce(jsonb_object_agg(epoch || ':' || partition, next_offset), '{}') FROM delta_fences) AS positions
+SELECT NULL AS tenant_id, NULL AS meter, NULL AS usage_type, NULL::numeric AS total,
+       (SELECT coalesce(jsonb_object_agg(epoch || ':' || partition, next_offset), '{}') FROM delta_fences) AS document
 UNION ALL
-SELECT s.tenant_id, m.meter, sum(c.quantity), NULL
+SELECT s.tenant_id, NULL, NULL, NULL, jsonb_build_object('own', s.own, 'before', s.before)
+FROM subject s WHERE s.own IS NOT NULL OR s.before IS NOT NULL
+UNION ALL
+SELECT s.tenant_id, m.meter, NULL, sum(c.quantity), NULL
 FROM subject s
 CROSS JOIN LATERAL (
     SELECT usage_type, quantity FROM usage_counters
@@ -88,6 +126,15 @@ CROSS JOIN LATERAL (
 ) c
 JOIN mapping m ON m.usage_type = c.usage_type AND m.period_start = s.period_start
 GROUP BY s.tenant_id, m.meter
+UNION ALL
+SELECT s.tenant_id, NULL, u.usage_type, u.quantity - coalesce(later.quantity, 0), NULL
+FROM subject s
+CROSS JOIN LATERAL (SELECT usage_type, quantity FROM usage_totals WHERE tenant_id = s.tenant_id OFFSET 0) u
+LEFT JOIN LATERAL (
+    SELECT sum(c.quantity) AS quantity FROM usage_counters c
+    WHERE c.tenant_id = s.tenant_id AND c.usage_type = u.usage_type AND c.day >= s.period_end
+) later ON true
+WHERE s.before IS NOT NULL AND s.own IS NULL
 """
 
 _VIEW = """
@@ -102,7 +149,12 @@ SELECT l.tenant_id, l.meter,
        (array_agg(l.customer_id ORDER BY l.revision DESC)
         FILTER (WHERE l.first_sent_at IS NOT NULL AND l.state <> 'rejected'))[1],
        max(l.event_time),
-       (array_agg(l.exact_total ORDER BY l.revision DESC) FILTER (WHERE l.state IN ('accepted', 'confirmed', 'closed')))[1]
+       (array_agg(l.exact_total ORDER BY l.revision DESC)
+        FILTER (WHERE l.state IN ('accepted', 'confirmed', 'closed', 'carry_forward')))[1],
+       CASE WHEN (array_agg(l.mode))[1] = 'sum'
+            THEN coalesce(sum(l.value) FILTER (WHERE l.state IN ('accepted', 'confirmed', 'closed', 'carry_forward')), 0)
+            ELSE coalesce((array_agg(l.value ORDER BY l.revision DESC)
+                 FILTER (WHERE l.state IN ('accepted', 'confirmed', 'closed', 'carry_forward')))[1], 0) END::bigint
 FROM subject s
 CROSS JOIN LATERAL (
     SELECT * FROM export_ledger
@@ -167,14 +219,57 @@ def figures(
             "types": [usage_type for _, _, usage_type in pairs],
         },
     ).fetchall()
-    positions: dict[str, int] = {}
-    totals: dict[tuple[str, str], Decimal] = {}
-    for tenant, meter, total, fences in rows:
+    found = Figures({}, {}, {}, {}, {})
+    for tenant, meter, usage_type, total, document in rows:
         if tenant is None:
-            positions = fences
+            found.positions.update(document)
+        elif document is not None:
+            for which, closes in (("own", found.own), ("before", found.before)):
+                if document[which] is not None:
+                    closes[tenant] = _close(document[which])
+        elif usage_type is not None:
+            found.cumulative.setdefault(tenant, {})[usage_type] = total
         else:
-            totals[tenant, meter] = total
-    return Figures(positions, totals)
+            found.totals[tenant, meter] = total
+    return found
+
+
+def _close(document: Mapping[str, Any]) -> PeriodClose:
+    return PeriodClose(
+        period=Period(date.fromisoformat(document["period_start"]), date.fromisoformat(document["period_end"])),
+        state=document["state"],
+        positions=document["positions"],
+        totals={usage_type: Decimal(text) for usage_type, text in document["totals"].items()},
+        reason=document["reason"],
+        finalized=document["finalized"],
+    )
+
+
+def carries(
+    connection: Connection[Any], account: Account | None, keys: Sequence[tuple[str, date]]
+) -> dict[tuple[str, str], tuple[int, Decimal]]:
+    """(scale, remainder) that the closed periods of these (tenant, start) leave, by (tenant, meter)."""
+    if account is None or not keys:
+        return {}
+    rows = connection.execute(
+        "SELECT tenant_id, meter, scale, remainder FROM export_carries WHERE account = %s AND livemode = %s"
+        " AND (tenant_id, period_start) IN (SELECT * FROM unnest(%s::text[], %s::date[]))",
+        (account.id, account.livemode, [tenant for tenant, _ in keys], [start for _, start in keys]),
+    ).fetchall()
+    return {(tenant, meter): (scale, remainder) for tenant, meter, scale, remainder in rows}
+
+
+def keep_carries(connection: Connection[Any], account: Account, left: Iterable[tuple[str, str, date, int, Decimal]]) -> None:
+    """Writes down what closed periods leave: (tenant, meter, start, scale, remainder). What stands there stays."""
+    rows = list(left)
+    if not rows:
+        return
+    connection.execute(
+        "INSERT INTO export_carries (account, livemode, tenant_id, meter, period_start, scale, remainder)"
+        " SELECT %s, %s, n.* FROM unnest(%s::text[], %s::text[], %s::date[], %s::bigint[], %s::numeric[]) AS n"
+        " ON CONFLICT DO NOTHING",
+        (account.id, account.livemode, *([row[place] for row in rows] for place in range(5))),
+    )
 
 
 def ledger_view(
@@ -195,11 +290,26 @@ def ledger_view(
     return {
         (tenant, meter): LedgerView(
             latest_id=latest_id,
-            latest=Latest(revision, state, customer, value, positions, sent, billed_to),
+            latest=Latest(revision, state, customer, value, positions, sent, billed_to, told),
             newest_event=newest_event,
             accepted_total=accepted if accepted is not None else Decimal(0),
+            told=told,
         )
-        for tenant, meter, latest_id, revision, state, customer, value, positions, sent, billed_to, newest_event, accepted in rows
+        for (
+            tenant,
+            meter,
+            latest_id,
+            revision,
+            state,
+            customer,
+            value,
+            positions,
+            sent,
+            billed_to,
+            newest_event,
+            accepted,
+            told,
+        ) in rows
     }
 
 

@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg.rows import class_row, scalar_row
 
 from billing_exporter.gateway import Account, MeterEvent
-from metering.export_states import Positions, State, Step
+from metering.export_states import Mode, Positions, State, Step
 from metering.periods import Period
 from runtime import postgres
 from runtime.settings import Settings
@@ -58,6 +58,10 @@ class Row:
     next_try_at: datetime | None
     changed_at: datetime
     lease_token: uuid.UUID | None
+    mode: Mode
+    follows: date | None
+    """Start of the closed period that the total continues; None: it is of the period's own days."""
+    carried: Decimal
 
     @property
     def period(self) -> Period:
@@ -72,7 +76,8 @@ class Row:
 
 COLUMNS = (
     "id, tenant_id, customer_id, meter, period_start, period_end, revision, identifier, exact_total, value, remainder,"
-    " event_time, positions, state, reason, attempts, first_sent_at, next_try_at, changed_at, lease_token"
+    " event_time, positions, state, reason, attempts, first_sent_at, next_try_at, changed_at, lease_token,"
+    " mode, follows, carried"
 )
 
 
@@ -193,7 +198,7 @@ def settle(connection: Connection[Any], row: Row, from_state: State, step: Step,
     A row that is accepted takes the place of the revisions of its period before it.
     """
     moved = _move(connection, row, step, now, row.lease_token, from_state=from_state)
-    if moved and step.state == "accepted":
+    if moved and step.state == "accepted" and row.mode == "last":
         replace_older(connection, row, now)
     return moved
 
@@ -201,7 +206,7 @@ def settle(connection: Connection[Any], row: Row, from_state: State, step: Step,
 def move_unleased(connection: Connection[Any], row: Row, step: Step, now: datetime) -> bool:
     """Moves a row that nobody sends, if it is still as it was read."""
     moved = _move(connection, row, step, now, row.lease_token)
-    if moved and step.state == "accepted":
+    if moved and step.state == "accepted" and row.mode == "last":
         replace_older(connection, row, now)
     return moved
 
@@ -341,13 +346,14 @@ def in_states(
         ).fetchall()
 
 
-def value_before(connection: Connection[Any], row: Row) -> int:
-    """The value that Stripe showed before this revision: of the newest older one that was accepted, else 0."""
+def shown_before(connection: Connection[Any], row: Row) -> int:
+    """What Stripe showed before this revision: of the older ones that it took the newest, under `sum` all of them."""
     found = connection.execute(
         "SELECT l.value FROM export_ledger l WHERE (l.account, l.livemode, l.tenant_id, l.meter, l.period_start) ="
         " (SELECT account, livemode, tenant_id, meter, period_start FROM export_ledger WHERE id = %s) AND l.revision < %s"
         " AND EXISTS (SELECT FROM export_transitions t WHERE t.ledger_id = l.id AND t.to_state = 'accepted')"
-        " ORDER BY l.revision DESC LIMIT 1",
+        " ORDER BY l.revision DESC",
         (row.id, row.revision),
-    ).fetchone()
-    return int(found[0]) if found else 0
+    ).fetchall()
+    values = [int(value) for (value,) in found]
+    return sum(values) if row.mode == "sum" else next(iter(values), 0)

@@ -8,6 +8,9 @@ A dry run and a run decide with the same code. A run then does it again for the 
 4. commit.
 
 Reading before the lock, or fences and totals in two statements, would let an older total overwrite a newer one.
+
+A period that is closed is planned at its close's own total and positions; one that is being closed, or whose close was
+refused, is left alone. After a closed period the total is everything before the period's end that the close did not bill.
 """
 
 from __future__ import annotations
@@ -20,19 +23,22 @@ from typing import Any, Literal
 
 from psycopg import Connection
 
+from billing_exporter.amounts import Amount, amount_of
 from billing_exporter.figures import (
     LedgerView,
     MeterMapping,
+    carries,
     figures,
     freeze_mappings,
     in_flight,
+    keep_carries,
     ledger_view,
     lock_heads,
     mappings,
 )
 from billing_exporter.gateway import Account
-from billing_exporter.revisions import NewRow, insert, supersede_unsent
-from metering.export_states import Action, TooLarge, Wanted, decide, event_time, identifier, units
+from billing_exporter.revisions import NewRow, insert, note_carried_forward, supersede_unsent
+from metering.export_states import Action, TooLarge, Wanted, decide, event_time, identifier
 from metering.periods import Period, billing_period, billing_period_starting_in, previous
 
 TENANTS_PER_STEP = 1_000
@@ -60,6 +66,8 @@ class Line:
     """Of the newest revision; `new` where there is none."""
     action: Action | Literal["no_customer"]
     reason: str
+    late: Decimal = Decimal(0)
+    """What of the total came too late for an earlier, closed period: carried forward into this one."""
 
     @property
     def change(self) -> Decimal:
@@ -91,6 +99,8 @@ class _Draft:
     line: Line
     row: NewRow | None = None
     replaces: int | None = None
+    left: tuple[int, Decimal] | None = None
+    """(scale, remainder) that a closed period leaves to the next one."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,7 +108,7 @@ class _Draft:
 
     def held(self, action: Action, reason: str) -> _Draft:
         """The same pair, left alone for a reason."""
-        return _Draft(replace(self.line, action=action, reason=reason))
+        return _Draft(replace(self.line, action=action, reason=reason), left=self.left)
 
 
 def rounds(connection: Connection[Any], today: date, month: tuple[int, int] | None, every: bool) -> list[Round]:
@@ -133,12 +143,20 @@ def plan(connection: Connection[Any], account: Account | None, which: Round, now
         freeze_mappings(connection, account, sorted({which(anchor).start for anchor in range(1, 32)}))
         connection.commit()
     for subjects in _steps(connection, which):
+        if write and account is not None:
+            # Where an anchor day was moved a period may begin on a day of its own.
+            freeze_mappings(connection, account, sorted({subject.period.start for subject in subjects}))
+            connection.commit()
         drafts = _drafts(connection, account, subjects, now)
         connection.commit()
         wanted = {draft.key for draft in drafts if draft.row is not None}
         if write and account is not None and wanted:
             made = _write(connection, account, subjects, wanted, now)
             drafts = [made.get(draft.key, draft) for draft in drafts]
+        if write and account is not None:
+            left = [(*draft.key, draft.line.period.start, *draft.left) for draft in drafts if draft.left is not None]
+            keep_carries(connection, account, left)
+            connection.commit()
         for draft in drafts:
             yield draft.line
 
@@ -161,13 +179,22 @@ def _steps(connection: Connection[Any], which: Round) -> Iterator[list[_Subject]
     after = ""
     while True:
         tenants = connection.execute(
-            "SELECT tenant_id, anchor_day, stripe_customer_id FROM tenants WHERE tenant_id > %s ORDER BY tenant_id LIMIT %s",
+            "SELECT tenant_id, anchor_day, stripe_customer_id, (SELECT max(period_end) FROM period_closes c"
+            " WHERE c.tenant_id = t.tenant_id AND c.state = 'closed') FROM tenants t"
+            " WHERE tenant_id > %s ORDER BY tenant_id LIMIT %s",
             (after, TENANTS_PER_STEP),
         ).fetchall()
         if not tenants:
             return
-        yield [_Subject(tenant, customer, which(anchor)) for tenant, anchor, customer in tenants]
+        yield [_Subject(tenant, customer, _after_close(which(anchor), until)) for tenant, anchor, customer, until in tenants]
         after = tenants[-1][0]
+
+
+def _after_close(period: Period, closed_until: date | None) -> Period:
+    """A period begins where the last closed one ended; that differs where a tenant's anchor day was moved."""
+    if closed_until is not None and period.start < closed_until < period.end:
+        return Period(closed_until, period.end)
+    return period
 
 
 def _drafts(
@@ -183,15 +210,18 @@ def _drafts(
     found = figures(connection, keys, by_start)
     views = ledger_view(connection, account, keys)
     flying = in_flight(connection, account, [subject.customer_id for subject in subjects if subject.customer_id])
+    carried = carries(connection, account, [(tenant, close.period.start) for tenant, close in found.before.items()])
     drafts = []
     for subject in subjects:
         for mapping in by_start[subject.period.start]:
             key = (subject.tenant_id, mapping.meter)
+            if only is not None and key not in only:
+                continue
             view = views.get(key)
-            if (only is None or key in only) and (view is not None or key in found.totals):
-                total = found.totals.get(key, Decimal(0))
+            amount = amount_of(found, key, mapping, carried.get(key))
+            if view is not None or amount.counts:
                 other = flying.get((subject.customer_id or "", mapping.meter))
-                drafts.append(_draft(account, subject, mapping, total, found.positions, view, other, now))
+                drafts.append(_draft(account, subject, mapping, amount, view, other, now))
     return drafts
 
 
@@ -199,8 +229,7 @@ def _draft(
     account: Account | None,
     subject: _Subject,
     mapping: MeterMapping,
-    total: Decimal,
-    positions: dict[str, int],
+    amount: Amount,
     view: LedgerView | None,
     other: tuple[date, int] | None,
     now: datetime,
@@ -210,29 +239,34 @@ def _draft(
         meter=mapping.meter,
         customer_id=subject.customer_id,
         period=subject.period,
-        total=total,
+        total=amount.total,
         value=None,
         scale=mapping.scale,
         before=view.accepted_total if view else Decimal(0),
         state=view.latest.state if view else "new",
         action="nothing",
         reason="",
+        late=amount.late,
     )
-    if subject.customer_id is None:
-        if total == 0 and view is None:
-            return _Draft(replace(line, reason="no usage"))
-        return _Draft(replace(line, action="no_customer", reason="no Stripe customer: run `meterline stripe setup`"))
+    if amount.problem is not None:
+        action, why = amount.problem
+        return _Draft(replace(line, action=action, reason=why))
     try:
-        sent = units(total, mapping.scale)
+        sent = amount.units(mapping.scale)
     except TooLarge as error:
         return _Draft(replace(line, action="hold", reason=f"too_large: {error}"))
+    left = (mapping.scale, sent.remainder) if amount.closed else None
+    if subject.customer_id is None:
+        if amount.total == 0 and view is None:
+            return _Draft(replace(line, reason="no usage"), left=left)
+        why = "no Stripe customer: run `meterline stripe setup`"
+        return _Draft(replace(line, action="no_customer", reason=why), left=left)
     line = replace(line, value=sent.value)
-    decision = decide(view.latest if view else None, Wanted(subject.customer_id, total, sent.value, positions))
-    draft = _Draft(replace(line, action=decision.action, reason=decision.reason))
+    wanted = Wanted(subject.customer_id, amount.total, sent.value, amount.positions, mapping.mode)
+    decision = decide(view.latest if view else None, wanted)
+    draft = _Draft(replace(line, action=decision.action, reason=decision.reason), left=left)
     if decision.action not in ("insert", "supersede"):
         return draft
-    if mapping.mode != "last":
-        return draft.held("hold", f"the meter's mode is {mapping.mode}; only `last` is exported so far")
     if other is not None and other[0] != subject.period.start:
         return draft.held("wait", f"revision {other[1]} of the period from {other[0]} is in flight")
     at = event_time(subject.period, now, view.newest_event if view else None)
@@ -241,6 +275,8 @@ def _draft(
     if account is None:
         return draft
     revision = view.latest.revision + 1 if view else 1
+    # Under `sum` an event adds to what Stripe took before it.
+    value = sent.value - (view.told if view else 0) if mapping.mode == "sum" else sent.value
     row = NewRow(
         tenant_id=subject.tenant_id,
         customer_id=subject.customer_id,
@@ -254,13 +290,16 @@ def _draft(
             mapping.meter,
             subject.period.start.isoformat(),
             revision,
-            sent.value,
+            value,
         ),
-        exact_total=total,
-        value=sent.value,
+        exact_total=amount.total,
+        value=value,
         remainder=sent.remainder,
         event_time=at,
-        positions=positions,
+        positions=amount.positions,
+        mode=mapping.mode,
+        follows=amount.follows,
+        carried=amount.carried,
     )
     return replace(draft, row=row, replaces=view.latest_id if view and decision.action == "supersede" else None)
 
@@ -292,5 +331,7 @@ def _write(
                     draft = draft.held("wait", "it is being sent")
             made[draft.key] = draft
         insert(connection, account, [draft.row for draft in made.values() if draft.row is not None], now)
+        late = [draft.row for draft in made.values() if draft.row is not None and draft.line.late]
+        note_carried_forward(connection, account, late, now)
     # 4. committed
     return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from billing_exporter import ledger
+from billing_exporter.closing import closes_of, window_of
 from billing_exporter.exporter import OPEN_STATES
 from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
@@ -32,14 +33,15 @@ def check_billed(settings: Settings, gateway: Gateway, account: Account, totals:
         elif one.verdict == "unread":
             check.add("Stripe's total", _where(one.row), one.row.value, f"unread: {one.reason}")
     with ledger.connect(settings) as connection:
-        rows = ledger.in_states(connection, account, ("accepted", "confirmed"))
+        rows = ledger.in_states(connection, account, ("accepted", "confirmed", "closed", "carry_forward"))
         of_starts = mappings(connection, account, sorted({row.period_start for row in rows}))
         waiting = len(ledger.in_states(connection, account, OPEN_STATES))
+        windows = [window_of(row, closes_of(connection, row.tenant_id)) for row in rows]
     with totals() as totals_below:
-        for row in rows:
-            by_type = totals_below(row.positions, row.period, row.tenant_id)
+        for row, window in zip(rows, windows, strict=True):
+            by_type = totals_below(window, [row.tenant_id])
             types = next((of.usage_types for of in of_starts[row.period_start] if of.meter == row.meter), ())
-            held = sum((by_type.get(usage_type, Decimal(0)) for usage_type in types), Decimal(0))
+            held = sum((by_type.get((row.tenant_id, usage_type), Decimal(0)) for usage_type in types), Decimal(0))
             if held != row.exact_total:
                 check.add("ledger's total", _where(row), f"{plain(held)} by the rows in ClickHouse", plain(row.exact_total))
     check.detail = f"{check.checked} totals are the same at Stripe, in the ledger and in ClickHouse"

@@ -69,7 +69,7 @@ def reconcile(
     A row whose summary cannot be read stays as it is, and says so.
     """
     with ledger.connect(settings) as connection:
-        rows = ledger.in_states(connection, account, states, starts_in(month))
+        rows = _newest(ledger.in_states(connection, account, states, starts_in(month)))
         if not rows:
             return []
         of_starts = mappings(connection, account, sorted({row.period_start for row in rows}))
@@ -86,7 +86,9 @@ def reconcile(
                 continue
             state = cast(Literal["accepted", "confirmed", "ambiguous"], row.state)
             at = now()
-            step = after_summary(state, row.value, ledger.value_before(connection, row), found, row.changed_at, at)
+            before = ledger.shown_before(connection, row)
+            expected = before + row.value if row.mode == "sum" else row.value
+            step = after_summary(state, expected, before, found, row.changed_at, at, row.mode)
             if step.state != row.state:
                 ledger.move_unleased(connection, row, step, at)
             elif (step.reason or None) != row.reason and step.state != "ambiguous":
@@ -96,6 +98,12 @@ def reconcile(
     for one in compared:
         metrics.EXPORTS_COMPARED.labels(one.verdict).inc()
     return compared
+
+
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """Of each (tenant, meter, period) the newest revision: the summary is about all of them together."""
+    newest = {(row.tenant_id, row.meter, row.period_start): row for row in sorted(rows, key=lambda row: row.revision)}
+    return list(newest.values())
 
 
 def _verdict(

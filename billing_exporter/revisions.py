@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from psycopg import Connection
 
 from billing_exporter.gateway import Account
-from metering.export_states import Positions
+from metering.export_states import Mode, Positions
 from metering.periods import Period
 
 
@@ -31,6 +31,9 @@ class NewRow:
     remainder: Decimal
     event_time: datetime
     positions: Positions
+    mode: Mode
+    follows: date | None
+    carried: Decimal
 
 
 def insert(connection: Connection[Any], account: Account, rows: Sequence[NewRow], now: datetime) -> None:
@@ -40,10 +43,11 @@ def insert(connection: Connection[Any], account: Account, rows: Sequence[NewRow]
     connection.execute(
         "WITH made AS (INSERT INTO export_ledger (account, livemode, state, created_at, changed_at,"
         "  tenant_id, customer_id, meter, period_start, period_end, revision,"
-        "  identifier, exact_total, value, remainder, event_time, positions)"
+        "  identifier, exact_total, value, remainder, event_time, positions, mode, follows, carried)"
         "  SELECT %s, %s, 'planned', %s, %s, n.* FROM unnest("
         "  %s::text[], %s::text[], %s::text[], %s::date[], %s::date[], %s::int[],"
-        "  %s::text[], %s::numeric[], %s::bigint[], %s::numeric[], %s::timestamptz[], %s::jsonb[]) AS n RETURNING id)"
+        "  %s::text[], %s::numeric[], %s::bigint[], %s::numeric[], %s::timestamptz[], %s::jsonb[],"
+        "  %s::text[], %s::date[], %s::numeric[]) AS n RETURNING id)"
         " INSERT INTO export_transitions (ledger_id, to_state) SELECT id, 'planned' FROM made",
         (
             account.id,
@@ -62,7 +66,36 @@ def insert(connection: Connection[Any], account: Account, rows: Sequence[NewRow]
             [row.remainder for row in rows],
             [row.event_time for row in rows],
             [json.dumps(dict(row.positions)) for row in rows],
+            [row.mode for row in rows],
+            [row.follows for row in rows],
+            [row.carried for row in rows],
         ),
+    )
+
+
+def note_carried_forward(connection: Connection[Any], account: Account, rows: Sequence[NewRow], now: datetime) -> None:
+    """Says at the closed revision of each period before that something of it came late and stands in the next one."""
+    if not rows:
+        return
+    connection.execute(
+        "WITH late AS (SELECT l.id, l.state, 'events that came late are billed in the period from ' || n.period_start AS reason"
+        "  FROM export_ledger l JOIN unnest(%(tenants)s::text[], %(meters)s::text[], %(follows)s::date[], %(starts)s::date[])"
+        "  AS n (tenant_id, meter, follows, period_start)"
+        "  ON l.tenant_id = n.tenant_id AND l.meter = n.meter AND l.period_start = n.follows"
+        "  WHERE l.account = %(account)s AND l.livemode = %(livemode)s AND l.state = 'closed' FOR UPDATE OF l),"
+        " moved AS (UPDATE export_ledger SET state = 'carry_forward', reason = late.reason, changed_at = %(now)s"
+        "  FROM late WHERE export_ledger.id = late.id RETURNING export_ledger.id)"
+        " INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
+        " SELECT late.id, 'closed', 'carry_forward', late.reason FROM late JOIN moved USING (id)",
+        {
+            "account": account.id,
+            "livemode": account.livemode,
+            "now": now,
+            "tenants": [row.tenant_id for row in rows],
+            "meters": [row.meter for row in rows],
+            "follows": [row.follows for row in rows],
+            "starts": [row.period.start for row in rows],
+        },
     )
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -31,12 +31,12 @@ from typing import Any
 from psycopg import Connection
 
 from billing_exporter import ledger
+from billing_exporter.closing import closes_of, window_of
 from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
 from billing_exporter.ledger import Row
-from billing_exporter.truth import OpenTotals, TotalsBelow
-from metering.export_states import Halted, Outcome, Positions, Refused, State, after_send, before_send, plain
-from metering.periods import Period
+from billing_exporter.truth import OpenTotals, TotalsBelow, Window
+from metering.export_states import Halted, Outcome, Refused, State, after_send, before_send, plain
 from runtime import metrics
 from runtime.crash import crash_point
 from runtime.settings import Settings
@@ -134,8 +134,8 @@ class Sender:
             def truth() -> TotalsBelow:
                 return opened.enter_context(self._totals())
 
-            def totals(positions: Positions, period: Period, tenant_id: str) -> dict[str, Decimal]:
-                return truth()(positions, period, tenant_id)
+            def totals(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+                return truth()(window, tenants)
 
             for _ in range(CLAIMS_MAX):
                 if tally.halted is not None or self._stop.is_set():
@@ -176,15 +176,17 @@ class Sender:
         """How the tenant's planned rows differ from ClickHouse below their positions; None when they do not."""
         rows = ledger.unsent_of(connection, self._account, tenant)
         types = mappings(connection, self._account, sorted({row.period_start for row in rows}))
+        closes = closes_of(connection, tenant)
         connection.commit()
-        asked: dict[tuple[date, tuple[tuple[str, int], ...]], dict[str, Decimal]] = {}
+        asked: dict[object, dict[tuple[str, str], Decimal]] = {}
         found = []
         for row in rows:
-            key = (row.period_start, tuple(sorted(row.positions.items())))
+            window = window_of(row, closes)
+            key = (row.period_start, row.follows, tuple(sorted(row.positions.items())))
             if key not in asked:
-                asked[key] = totals(row.positions, row.period, tenant)
+                asked[key] = totals(window, [tenant])
             mapping = next(mapping for mapping in types[row.period_start] if mapping.meter == row.meter)
-            held = sum((asked[key].get(usage_type, Decimal(0)) for usage_type in mapping.usage_types), Decimal(0))
+            held = sum((asked[key].get((tenant, usage_type), Decimal(0)) for usage_type in mapping.usage_types), Decimal(0))
             if held != row.exact_total:
                 found.append(
                     f"{row.meter} from {row.period_start}: clickhouse {plain(held)}, counters {plain(row.exact_total)},"

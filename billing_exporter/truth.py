@@ -1,21 +1,34 @@
-"""ClickHouse's own total, asked before anything is sent: a counter that differs from it bills nobody."""
+"""ClickHouse's own totals, asked before anything is closed or sent: a counter that differs from them bills nobody."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from metering.export_states import Positions
-from metering.periods import Period
 from runtime import clickhouse
 from runtime.settings import Settings
 from store import event_log
 
-TotalsBelow = Callable[[Positions, Period, str], "dict[str, Decimal]"]
-"""(positions, period, tenant) to the exact total by usage type. May block for the store's time limit; raises TruthAway."""
+
+@dataclass(frozen=True)
+class Window:
+    """Which events a total sums: of days in [start, end), below `positions`; `after` (day, positions) of a close: without those
+    of days before it that lie below its positions, because they are billed."""
+
+    start: date
+    end: date
+    positions: Positions
+    after: tuple[date, Positions] | None = None
+
+
+TotalsBelow = Callable[[Window, Sequence[str]], "dict[tuple[str, str], Decimal]"]
+"""(window, tenants) to the exact totals by (tenant, usage type). May block for the store's time limit; raises TruthAway."""
 
 OpenTotals = Callable[[], AbstractContextManager[TotalsBelow]]
 """Opens a reader for one thread."""
@@ -35,10 +48,10 @@ def clickhouse_totals(settings: Settings) -> OpenTotals:
         except ClickHouseError as error:
             raise TruthAway(f"ClickHouse: {error}") from error
 
-        def totals_below(positions: Positions, period: Period, tenant_id: str) -> dict[str, Decimal]:
-            places = {_place(text): offset for text, offset in positions.items()}
+        def totals_below(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+            after = None if window.after is None else (window.after[0], _places(window.after[1]))
             try:
-                return event_log.totals_below(client, places, period.start, period.end, tenant_id)
+                return event_log.totals_of(client, tenants, _places(window.positions), window.start, window.end, after)
             except ClickHouseError as error:
                 raise TruthAway(f"ClickHouse: {error}") from error
 
@@ -50,6 +63,9 @@ def clickhouse_totals(settings: Settings) -> OpenTotals:
     return opened
 
 
-def _place(text: str) -> tuple[int, int]:
-    epoch, _, partition = text.partition(":")
-    return int(epoch), int(partition)
+def _places(positions: Positions) -> dict[tuple[int, int], int]:
+    found = {}
+    for text, offset in positions.items():
+        epoch, _, partition = text.partition(":")
+        found[int(epoch), int(partition)] = offset
+    return found

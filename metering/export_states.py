@@ -38,7 +38,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     "accepted": frozenset({"confirmed", "closed", "superseded", "manual"}),
     "confirmed": frozenset({"closed", "superseded", "manual"}),
     "rejected": frozenset({"superseded"}),
-    "manual": frozenset({"superseded"}),
+    "manual": frozenset({"superseded", "accepted"}),
     "closed": frozenset({"carry_forward"}),
     "superseded": frozenset(),
     "carry_forward": frozenset(),
@@ -77,15 +77,21 @@ class TooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Units:
-    """What is sent for an exact total, and what is left over: total x scale = value + remainder."""
+    """What is sent for an exact total, and what is left over: total x scale + carried = value + remainder."""
 
     value: int
     remainder: Decimal
 
 
-def units(total: Decimal, scale: int) -> Units:
-    """floor(total x scale); a negative total sends 0 and is carried whole. Raises TooLarge."""
-    scaled = _EXACT.multiply(total, Decimal(scale))
+NOTHING_CARRIED = Decimal(0)
+
+
+def units(total: Decimal, scale: int, carried: Decimal = NOTHING_CARRIED) -> Units:
+    """floor(total x scale + carried); what is negative sends 0 and is carried whole. Raises TooLarge.
+
+    `carried` is the remainder of the period before, in units of the meter: no fraction is ever lost, nor billed twice.
+    """
+    scaled = _EXACT.add(_EXACT.multiply(total, Decimal(scale)), carried)
     value = max(0, int(scaled.to_integral_value(ROUND_FLOOR)))
     if value > VALUE_MAX:
         raise TooLarge(f"{value} has more than 15 digits: give the meter a smaller scale than {scale}")
@@ -143,6 +149,10 @@ def event_time(period: Period, now: datetime, newest: datetime | None) -> dateti
 # -- planning ------------------------------------------------------------------------------------------------------
 
 
+Mode = Literal["last", "sum"]
+"""What a revision tells Stripe: the period's running total, or what was added since the revision before it."""
+
+
 @dataclass(frozen=True)
 class Latest:
     """The newest revision of a (tenant, meter, period), as far as planning needs it."""
@@ -156,6 +166,8 @@ class Latest:
     """Whether a call was ever begun."""
     billed_to: str | None
     """The customer that any revision of the period may have reached."""
+    told: int = 0
+    """What Stripe shows by the revisions that it took: the newest value, or under `sum` all of them added up."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,9 @@ class Wanted:
     customer_id: str
     total: Decimal
     value: int
+    """Of the whole period, under `sum` too."""
     positions: Positions
+    mode: Mode = "last"
 
 
 Action = Literal["insert", "supersede", "keep", "wait", "hold", "nothing"]
@@ -184,7 +198,10 @@ def decide(latest: Latest | None, wanted: Wanted) -> Decision:
     """What planning does with a (tenant, meter, period)."""
     if latest is None:
         return Decision("insert") if wanted.total != 0 else Decision("nothing", "no usage")
-    same = latest.value == wanted.value and latest.customer_id == wanted.customer_id
+    shown = latest.told if wanted.mode == "sum" else latest.value
+    if wanted.mode == "sum" and latest.state == "planned":
+        shown += latest.value
+    same = shown == wanted.value and latest.customer_id == wanted.customer_id
     if latest.state == "closed" or latest.state == "carry_forward":
         return Decision("keep" if same else "hold", "" if same else "the period is closed: the change belongs to the next one")
     if latest.billed_to is not None and latest.billed_to != wanted.customer_id:
@@ -307,11 +324,12 @@ def after_summary(
     found: int | None,
     since: datetime,
     now: datetime,
+    mode: Mode = "last",
 ) -> Step:
-    """What Stripe's summary of the period says about the newest revision of a `last` meter.
+    """What Stripe's summary of the period says about the newest revision.
 
-    `before` is the value of the revision accepted before it (0 without one), `since` when the row came to its state.
-    A summary without events and one of 0 say the same.
+    `value` is what the summary should be, `before` what it was before this revision (0 without one), `since` when the row came
+    to its state. A summary without events and one of 0 say the same. Under `sum` nothing that may have arrived is sent again.
     """
     shown = found or 0
     settled = now - since >= SETTLED_AFTER
@@ -320,8 +338,10 @@ def after_summary(
             return Step("accepted", "the summary shows it")
         if not settled:
             return Step("ambiguous", f"the summary shows {shown}; it may lag")
-        if shown == before:
+        if shown == before and mode == "last":
             return Step("superseded", f"the summary shows {shown}: it never arrived")
+        if shown == before:
+            return Step("manual", f"the summary shows {shown}: it seems never to have arrived; a second sending could add up")
         return Step("manual", f"the summary shows {shown}, which is neither {value} nor the {before} before it")
     if shown == value:
         return Step("confirmed")

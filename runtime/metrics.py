@@ -79,6 +79,8 @@ EXPORTS = Counter("meterline_exports_total", "Exports, by the state they came to
 EXPORTS_COMPARED = Counter("meterline_exports_compared_total", "Exports compared with Stripe's summaries.", ["verdict"])
 # Tenants held in a run because ClickHouse and the counters differ.
 EXPORTS_HELD = Counter("meterline_exports_held_total", "Tenants held because ClickHouse and the counters differ.")
+# Tenants whose newest period could not be closed in the last run; any is money.
+PERIODS_REFUSED = Gauge("meterline_periods_refused", "Tenants whose period cannot be closed.")
 STRIPE_SECONDS = Histogram("meterline_stripe_seconds", "Time of one meter event call to Stripe.", buckets=_FAST)
 
 

@@ -169,6 +169,13 @@ class Settings(BaseModel):
     stripe_secret_key: SecretStr | None = _setting("Stripe", None, "Secret key, sk_test_... or sk_live_...", "STRIPE_SECRET_KEY")
     stripe_webhook_secret: SecretStr | None = _setting("Stripe", None, "Signing secret, whsec_...", "STRIPE_WEBHOOK_SECRET")
     stripe_api_base: str | None = _setting("Stripe", None, "Base address of a local Stripe; empty: Stripe's own.")
+    close_grace_s: float = _setting(
+        "Stripe",
+        1_800.0,
+        "How long after a period's end it is closed: what is logged until then is still billed in it.",
+        ge=0,
+        le=259_200,
+    )
     stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
 
     # Retention

@@ -297,25 +297,45 @@ def recompute(client: Client, epoch: int, partition: int, from_offset: int, to_o
     return Recomputed(lines, events, hash_sum)
 
 
-def totals_below(
-    client: Client, positions: Mapping[tuple[int, int], int], period_start: date, period_end: date, tenant_id: str
-) -> dict[str, Decimal]:
-    """A tenant's total by usage type over [period_start, period_end), of rows below the positions only.
+Places = Mapping[tuple[int, int], int]
+"""(epoch, partition) to a next offset; one that it lacks stands at its start, so nothing lies below it."""
 
-    `positions` maps (epoch, partition) to the next offset; one that it lacks stands at its start and adds nothing.
+
+def totals_below(client: Client, positions: Places, period_start: date, period_end: date, tenant_id: str) -> dict[str, Decimal]:
+    """A tenant's total by usage type over [period_start, period_end), of rows below the positions only."""
+    found = totals_of(client, [tenant_id], positions, period_start, period_end)
+    return {usage_type: total for (_, usage_type), total in found.items()}
+
+
+def totals_of(
+    client: Client,
+    tenants: Sequence[str],
+    positions: Places,
+    start: date,
+    end: date,
+    after: tuple[date, Places] | None = None,
+) -> dict[tuple[str, str], Decimal]:
+    """Totals by (tenant, usage type) over [start, end), of rows below the positions only.
+
+    `after` is (day, positions) of a close: rows of days before it and below its positions are left out, for they are billed.
     """
-    if not positions:
+    if not positions or not tenants:
         return {}
-    below = " OR ".join(
+    billed = "" if after is None else f" AND NOT (occurred_at < toDateTime64({{closed:Date}}, 3, 'UTC') AND {_below(after[1])})"
+    result = client.query(
+        "SELECT tenant_id, usage_type, toString(sum(toInt128(reinterpretAsInt64(quantity))))"
+        " FROM (SELECT tenant_id, usage_type, quantity FROM usage_events WHERE tenant_id IN {tenants:Array(String)}"
+        "  AND occurred_at >= toDateTime64({start:Date}, 3, 'UTC') AND occurred_at < toDateTime64({end:Date}, 3, 'UTC')"
+        f"  AND {_below(positions)}{billed} LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"
+        " GROUP BY tenant_id, usage_type",
+        parameters={"tenants": list(tenants), "start": start, "end": end} | ({} if after is None else {"closed": after[0]}),
+    )
+    return {(tenant, usage_type): Decimal(f"{int(micros)}E-6") for tenant, usage_type, micros in result.result_rows}
+
+
+def _below(positions: Places) -> str:
+    places = " OR ".join(
         f"(log_epoch = {int(epoch)} AND kafka_partition = {int(partition)} AND kafka_offset < {int(offset)})"
         for (epoch, partition), offset in sorted(positions.items())
     )
-    result = client.query(
-        "SELECT usage_type, toString(sum(toInt128(reinterpretAsInt64(quantity))))"
-        " FROM (SELECT usage_type, quantity FROM usage_events WHERE tenant_id = {tenant:String}"
-        "  AND occurred_at >= toDateTime64({start:Date}, 3, 'UTC') AND occurred_at < toDateTime64({end:Date}, 3, 'UTC')"
-        f"  AND ({below}) LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"
-        " GROUP BY usage_type",
-        parameters={"tenant": tenant_id, "start": period_start, "end": period_end},
-    )
-    return {usage_type: Decimal(f"{int(micros)}E-6") for usage_type, micros in result.result_rows}
+    return f"({places or '0'})"

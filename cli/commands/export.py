@@ -103,7 +103,16 @@ def run_command(month: tuple[int, int] | None, every: bool, patience_s: float, a
     with stage("export", os.environ) as (settings, stop), _answers(settings):
         gateway = open_gateway(settings)
         sender_of = partial(_sender, settings, gateway, stop)
-        report = run(settings, gateway, sender_of, key_digest(settings), month=month, every=every, patience_s=patience_s)
+        report = run(
+            settings,
+            gateway,
+            sender_of,
+            key_digest(settings),
+            clickhouse_totals(settings),
+            month=month,
+            every=every,
+            patience_s=patience_s,
+        )
     if as_json:
         _print_json(_report(report))
     else:
@@ -230,6 +239,7 @@ def _line(line: Line) -> dict[str, Any]:
         "period_end": line.period.end.isoformat(),
         "total": _decimal(line.total),
         "change": _decimal(line.change),
+        "late": _decimal(line.late),
         "value": line.value,
         "scale": line.scale,
         "state": line.state,
@@ -270,6 +280,8 @@ def _report(report: RunReport) -> dict[str, Any]:
     return {
         "ok": report.ok,
         "account": _account(report.account),
+        "closed": report.closed,
+        "refused": report.refused,
         "planned": report.planned,
         "unchanged": report.unchanged,
         "states": dict(sorted(report.states.items())),

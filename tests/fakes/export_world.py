@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,9 +18,7 @@ from billing_exporter.planning import Line
 from billing_exporter.reconciling import reconcile
 from billing_exporter.sending import Sender
 from billing_exporter.setup import ensure_meters_and_customers
-from billing_exporter.truth import TotalsBelow
-from metering.export_states import Positions
-from metering.periods import Period
+from billing_exporter.truth import TotalsBelow, Window
 from runtime import postgres
 from runtime.settings import Settings
 from tests.fakes.stripe_gateway import FakeGateway
@@ -28,7 +26,8 @@ from tests.fakes.stripe_gateway import FakeGateway
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 NOVEMBER = (2026, 11)
 TABLES = (
-    "export_transitions, export_ledger, export_heads, export_mappings, stripe_accounts, usage_counters, delta_fences, epochs,"
+    "export_transitions, export_ledger, export_heads, export_mappings, export_carries, stripe_accounts, period_closes,"
+    " usage_counters, usage_totals, freshness_samples, delta_fences, epochs,"
     " tenants, usage_types, meters, plans, features"
 )
 
@@ -41,6 +40,8 @@ class World:
     connection: psycopg.Connection[Any]
     now: datetime = NOW
     stripe: FakeGateway = field(init=False)
+    log: list[tuple[str, str, date, Decimal, int]] = field(default_factory=list)
+    """Tenant, usage type, day, quantity, offset in partition 0: what ClickHouse holds."""
     truth: dict[tuple[str, str], Decimal] = field(default_factory=dict)
     """What ClickHouse would say of (tenant, usage type), where that is not what the counters say."""
     reached: Callable[[str], None] = lambda _: None
@@ -63,20 +64,37 @@ class World:
                 day,
                 Decimal(quantity),
             )
+            self.sql(
+                "INSERT INTO usage_totals VALUES (%s, %s, %s, now()) ON CONFLICT (tenant_id, usage_type)"
+                " DO UPDATE SET quantity = usage_totals.quantity + excluded.quantity",
+                tenant,
+                usage_type,
+                Decimal(quantity),
+            )
             self.sql("UPDATE delta_fences SET next_offset = next_offset + 1, admitted = admitted + 1")
+            ((offset,),) = self.sql("SELECT next_offset - 1 FROM delta_fences WHERE partition = 0")
+            self.log.append((tenant, usage_type, date.fromisoformat(day), Decimal(quantity), offset))
+
+    def fresh(self, until: datetime) -> None:
+        """The counters hold everything that was logged until then."""
+        self.sql("DELETE FROM freshness_samples")
+        self.sql(
+            "INSERT INTO freshness_samples SELECT 1, %s, %s, array_agg(next_offset ORDER BY partition) FROM delta_fences",
+            until,
+            until,
+        )
 
     def totals(self) -> AbstractContextManager[TotalsBelow]:
         """ClickHouse's side: the counters' own figures, but for what `truth` says."""
 
-        def totals_below(positions: Positions, period: Period, tenant_id: str) -> dict[str, Decimal]:
-            with postgres.connect(self.settings) as connection:
-                rows = connection.execute(
-                    "SELECT usage_type, sum(quantity) FROM usage_counters"
-                    " WHERE tenant_id = %s AND day >= %s AND day < %s GROUP BY 1",
-                    (tenant_id, period.start, period.end),
-                ).fetchall()
-            counted = {usage_type: Decimal(total) for usage_type, total in rows}
-            return counted | {kind: total for (tenant, kind), total in self.truth.items() if tenant == tenant_id}
+        def totals_below(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+            found: dict[tuple[str, str], Decimal] = {}
+            for tenant, usage_type, day, quantity, offset in self.log:
+                billed = window.after is not None and day < window.after[0] and offset < window.after[1].get("1:0", 0)
+                inside = window.start <= day < window.end and offset < window.positions.get("1:0", 0)
+                if tenant in tenants and inside and not billed:
+                    found[tenant, usage_type] = found.get((tenant, usage_type), Decimal(0)) + quantity
+            return found | {key: total for key, total in self.truth.items() if key[0] in tenants}
 
         return nullcontext(totals_below)
 
@@ -86,7 +104,17 @@ class World:
         )
 
     def run(self, month: tuple[int, int] | None = NOVEMBER, *, every: bool = False) -> RunReport:
-        return run(self.settings, self.stripe, self.sender, b"key", month=month, every=every, now=lambda: self.now, patience_s=0)
+        return run(
+            self.settings,
+            self.stripe,
+            self.sender,
+            b"key",
+            self.totals,
+            month=month,
+            every=every,
+            now=lambda: self.now,
+            patience_s=0,
+        )
 
     def reconcile(self) -> list[str]:
         found = reconcile(self.settings, self.stripe, Account("acct_fake", False), now=lambda: self.now)
@@ -111,7 +139,7 @@ class World:
         """What Stripe would bill."""
         meter_id = next(one.id for one in self.stripe.meters() if one.meter == meter)
         start = datetime(2026, month, 1, tzinfo=UTC)
-        return self.stripe.summary(meter_id, f"cus_{tenant}", start, datetime(2026, month + 1, 1, tzinfo=UTC))
+        return self.stripe.summary(meter_id, f"cus_{tenant}", start, datetime(2026 + month // 12, month % 12 + 1, 1, tzinfo=UTC))
 
     def end_leases(self) -> None:
         self.sql("UPDATE export_ledger SET lease_until = clock_timestamp() - interval '1 second' WHERE lease_until IS NOT NULL")

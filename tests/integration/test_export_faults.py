@@ -70,7 +70,7 @@ def test_nothing_is_sent_while_clickhouse_is_away(world: World) -> None:
         return Sender(world.settings, world.stripe, account, away, now=lambda: world.now)
 
     with pytest.raises(TruthAway):
-        run(world.settings, world.stripe, sender_of, b"key", month=NOVEMBER, now=lambda: world.now)
+        run(world.settings, world.stripe, sender_of, b"key", world.totals, month=NOVEMBER, now=lambda: world.now)
     assert world.stripe.calls == []
     assert world.run().ok
 

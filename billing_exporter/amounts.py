@@ -1,0 +1,67 @@
+"""How much a (tenant, meter) owes in a period, exactly: running or closed, with what came late and what was left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Literal
+
+from billing_exporter.figures import Figures, MeterMapping
+from metering.closing import ZERO, Totals
+from metering.export_states import Positions, Units, units
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What the counters say now, or what a close said for good."""
+
+    total: Decimal
+    positions: Positions
+    closed: bool
+    counts: bool
+    """Whether there is anything to tell: usage, or a fraction of the period before."""
+    follows: date | None = None
+    """Start of the closed period that it continues."""
+    carried: Decimal = ZERO
+    """The remainder of that one, in units of the meter."""
+    late: Decimal = ZERO
+    problem: tuple[Literal["hold", "wait"], str] | None = None
+    """Why nothing can be planned now."""
+
+    def units(self, scale: int) -> Units:
+        """What is sent of it, and what is left. Raises TooLarge."""
+        return units(self.total, scale, self.carried)
+
+
+def amount_of(found: Figures, key: tuple[str, str], mapping: MeterMapping, carry: tuple[int, Decimal] | None) -> Amount:
+    """What a pair owes by the figures. `carry` is (scale, remainder) that the closed period before left, if that is known."""
+    tenant, meter = key
+    own, before = found.own.get(tenant), found.before.get(tenant)
+    follows = None if before is None else before.period.start
+    carried = ZERO
+    problem: tuple[Literal["hold", "wait"], str] | None = None
+    if carry is not None and carry[1] != 0:
+        if carry[0] == mapping.scale:
+            carried = carry[1]
+        else:
+            problem = ("hold", f"the scale went from {carry[0]} to {mapping.scale} with {carry[1]} left over: make a new meter")
+    billed_before = _sum(before.totals, mapping.usage_types) if before is not None else ZERO
+    if own is not None and own.state == "closed":
+        total = _sum(own.totals, mapping.usage_types) - billed_before
+        positions = own.finalized.get(meter, own.positions)
+        return Amount(total, positions, problem is None, total != 0 or carried != 0, follows, carried, problem=problem)
+    if own is not None:
+        why = own.reason or "it is being closed"
+        problem = ("hold" if own.state == "refused" else "wait", why)
+    in_period = found.totals.get(key, ZERO)
+    total = in_period
+    if before is not None:
+        total = _sum(found.cumulative.get(tenant, {}), mapping.usage_types) - billed_before
+    counts = key in found.totals or total != 0 or carried != 0
+    return Amount(total, found.positions, False, counts, follows, carried, total - in_period, problem)
+
+
+def _sum(totals: Totals, usage_types: Iterable[str]) -> Decimal:
+    return sum((totals.get(usage_type, ZERO) for usage_type in usage_types), ZERO)
