@@ -10,7 +10,7 @@ from typing import Literal
 
 from billing_exporter.figures import Figures, MeterMapping
 from metering.closing import ZERO, Totals
-from metering.export_states import Positions, Units, units
+from metering.export_states import Positions, Units, rescaled, units
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,19 @@ class Amount:
 
 
 def amount_of(found: Figures, key: tuple[str, str], mapping: MeterMapping, carry: tuple[int, Decimal] | None) -> Amount:
-    """What a pair owes by the figures. `carry` is (scale, remainder) that the closed period before left, if that is known."""
+    """What a pair owes by the figures. `carry` is (scale, remainder) that the closed period before left."""
     tenant, meter = key
+    if tenant in found.passed:
+        return Amount(ZERO, found.positions, closed=False, counts=False)
     own, before = found.own.get(tenant), found.before.get(tenant)
     follows = None if before is None else before.period.start
-    carried = ZERO
-    problem: tuple[Literal["hold", "wait"], str] | None = None
-    if carry is not None and carry[1] != 0:
-        if carry[0] == mapping.scale:
-            carried = carry[1]
-        else:
-            problem = ("hold", f"the scale went from {carry[0]} to {mapping.scale} with {carry[1]} left over: make a new meter")
+    carried = ZERO if carry is None else rescaled(carry[1], carry[0], mapping.scale)
     billed_before = _sum(before.totals, mapping.usage_types) if before is not None else ZERO
     if own is not None and own.state == "closed":
         total = _sum(own.totals, mapping.usage_types) - billed_before
         positions = own.finalized.get(meter, own.positions)
-        return Amount(total, positions, problem is None, total != 0 or carried != 0, follows, carried, problem=problem)
+        return Amount(total, positions, True, total != 0 or carried != 0, follows, carried)
+    problem: tuple[Literal["hold", "wait"], str] | None = None
     if own is not None:
         why = own.reason or "it is being closed"
         problem = ("hold" if own.state == "refused" else "wait", why)

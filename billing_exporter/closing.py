@@ -22,10 +22,12 @@ from typing import Any
 
 from psycopg import Connection
 
+from billing_exporter.figures import Left, MeterMapping, carries, freeze_mappings, keep_carries, mappings
+from billing_exporter.gateway import Account
 from billing_exporter.ledger import Row
 from billing_exporter.truth import TotalsBelow, Window
-from metering.closing import billed, difference, is_due, next_period
-from metering.export_states import Positions
+from metering.closing import ZERO, Totals, billed, difference, is_due, next_period
+from metering.export_states import Positions, TooLarge, rescaled, units
 from metering.periods import FIRST_DAY, Period
 from runtime import metrics
 from store.freshness import covered_until
@@ -99,9 +101,11 @@ SELECT tenant_id, period_start, period_end, state, positions, totals, reason FRO
 
 
 def close_due(
-    connection: Connection[Any], truth: TotalsBelow, now: datetime, grace: timedelta, only: str | None = None
+    connection: Connection[Any], account: Account, truth: TotalsBelow, now: datetime, grace: timedelta, only: str | None = None
 ) -> Closing:
     """Closes every period that is due, oldest first; `only` one tenant's when it is given. Commits step by step.
+
+    With a close stands what it leaves of each of the account's meters: fractions of a unit, and what is negative.
 
     Raises TruthAway when ClickHouse does not answer; what was copied is copied anew by the next run.
     """
@@ -110,7 +114,7 @@ def close_due(
         closed = report.closed
         for due in _due(connection, grace, only, set(report.refused)):
             copied = _copied(connection, due, now, grace)
-            _compared(connection, truth, copied, now, report)
+            _compared(connection, account, truth, copied, now, report)
         if report.closed == closed:
             break
     metrics.PERIODS_REFUSED.set(len(report.refused))
@@ -176,31 +180,57 @@ def _copied(connection: Connection[Any], due: Sequence[tuple[str, Period]], now:
     return [_close(row) for row in rows]
 
 
-def _compared(connection: Connection[Any], truth: TotalsBelow, copied: Sequence[Close], now: datetime, report: Closing) -> None:
+def _compared(
+    connection: Connection[Any], account: Account, truth: TotalsBelow, copied: Sequence[Close], now: datetime, report: Closing
+) -> None:
     """Steps 2 and 3."""
     if not copied:
         return
     before = _before(connection, copied)
+    starts = sorted({close.period.start for close in copied})
+    freeze_mappings(connection, account, starts)
+    by_start = mappings(connection, account, starts)
     connection.commit()
     for together in _of_one_window(copied, before):
         window = _window(together[0], before.get(together[0].tenant_id))
         sums = truth(window, [close.tenant_id for close in together])
+        carried = carries(connection, account, [(was.tenant_id, was.period.start) for was in before.values()])
+        left: list[Left] = []
         for close in together:
             was = before.get(close.tenant_id)
             here = billed(close.totals, {} if was is None else was.totals)
             there = {kind: total for (tenant, kind), total in sums.items() if tenant == close.tenant_id and total != 0}
             problem = difference(here, there)
-            _settle(connection, close, problem, now)
+            settled = _settle(connection, close, problem, now)
             if problem is None:
-                report.closed += 1
+                report.closed += settled
+                if settled:
+                    left += _left_by(close, here, by_start[close.period.start], carried)
             else:
                 logger.error("a period is not closed: ClickHouse and the counters differ", extra={"difference": problem})
                 report.refused[close.tenant_id] = f"the period from {close.period.start} cannot be closed: {problem}"
+        keep_carries(connection, account, left)
         connection.commit()
 
 
-def _settle(connection: Connection[Any], close: Close, problem: str | None, now: datetime) -> None:
-    connection.execute(
+def _left_by(
+    close: Close, here: Totals, of_period: Sequence[MeterMapping], carried: Mapping[tuple[str, str], tuple[int, Decimal]]
+) -> Iterator[Left]:
+    """What a closed period leaves of each meter. A total too large for Stripe is held as it is, and leaves nothing."""
+    for mapping in of_period:
+        total = sum((here.get(usage_type, ZERO) for usage_type in mapping.usage_types), ZERO)
+        scale, remainder = carried.get((close.tenant_id, mapping.meter), (mapping.scale, ZERO))
+        try:
+            sent = units(total, mapping.scale, rescaled(remainder, scale, mapping.scale))
+        except TooLarge:
+            continue
+        if sent.remainder:
+            yield close.tenant_id, mapping.meter, close.period.start, mapping.scale, sent.remainder
+
+
+def _settle(connection: Connection[Any], close: Close, problem: str | None, now: datetime) -> bool:
+    """Whether the copy still stood there."""
+    found = connection.execute(
         "UPDATE period_closes SET state = %s, reason = %s, changed_at = %s"
         " WHERE tenant_id = %s AND period_start = %s AND state = 'copied' AND positions = %s::jsonb",
         (
@@ -212,6 +242,7 @@ def _settle(connection: Connection[Any], close: Close, problem: str | None, now:
             json.dumps(close.positions),
         ),
     )
+    return found.rowcount == 1
 
 
 def _before(connection: Connection[Any], copied: Iterable[Close]) -> dict[str, Close]:

@@ -87,7 +87,7 @@ def run(
         raise _as_exit(error) from error
     tally = Tally()
     with ledger.connect(settings) as connection, totals() as truth:
-        closing = close_due(connection, truth, now(), timedelta(seconds=settings.close_grace_s))
+        closing = close_due(connection, account, truth, now(), timedelta(seconds=settings.close_grace_s))
         report.closed, report.refused = closing.closed, closing.refused
     # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
     sender.drain(tally, 0, ledger.BEGUN)

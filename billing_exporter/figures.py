@@ -61,6 +61,8 @@ class Figures:
     """Tenant to the close of this very period."""
     before: dict[str, PeriodClose]
     """Tenant to the close of the period before it."""
+    passed: set[str]
+    """Tenants whose first close is of a later period: what is counted in this one came late, and is billed there."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ ORDER BY meter
 # closed is seen as such by whoever reads fences at or past the copied ones, so no revision can overtake its close.
 _FIGURES = """
 WITH subject AS (
-    SELECT s.*, own.close AS own, before.close AS before
+    SELECT s.*, own.close AS own, before.close AS before,
+           own.close IS NULL AND EXISTS (SELECT FROM period_closes p WHERE p.tenant_id = s.tenant_id
+               AND p.period_start >= s.period_end AND p.state = 'closed') AS passed
     FROM unnest(%(tenants)s::text[], %(starts)s::date[], %(ends)s::date[]) AS s (tenant_id, period_start, period_end)
     LEFT JOIN LATERAL (
         SELECT to_jsonb(p) AS close FROM period_closes p
@@ -115,8 +119,8 @@ WITH subject AS (
 SELECT NULL AS tenant_id, NULL AS meter, NULL AS usage_type, NULL::numeric AS total,
        (SELECT coalesce(jsonb_object_agg(epoch || ':' || partition, next_offset), '{}') FROM delta_fences) AS document
 UNION ALL
-SELECT s.tenant_id, NULL, NULL, NULL, jsonb_build_object('own', s.own, 'before', s.before)
-FROM subject s WHERE s.own IS NOT NULL OR s.before IS NOT NULL
+SELECT s.tenant_id, NULL, NULL, NULL, jsonb_build_object('own', s.own, 'before', s.before, 'passed', s.passed)
+FROM subject s WHERE s.own IS NOT NULL OR s.before IS NOT NULL OR s.passed
 UNION ALL
 SELECT s.tenant_id, m.meter, NULL, sum(c.quantity), NULL
 FROM subject s
@@ -219,7 +223,7 @@ def figures(
             "types": [usage_type for _, _, usage_type in pairs],
         },
     ).fetchall()
-    found = Figures({}, {}, {}, {}, {})
+    found = Figures({}, {}, {}, {}, {}, set())
     for tenant, meter, usage_type, total, document in rows:
         if tenant is None:
             found.positions.update(document)
@@ -227,6 +231,8 @@ def figures(
             for which, closes in (("own", found.own), ("before", found.before)):
                 if document[which] is not None:
                     closes[tenant] = _close(document[which])
+            if document["passed"]:
+                found.passed.add(tenant)
         elif usage_type is not None:
             found.cumulative.setdefault(tenant, {})[usage_type] = total
         else:
@@ -259,8 +265,12 @@ def carries(
     return {(tenant, meter): (scale, remainder) for tenant, meter, scale, remainder in rows}
 
 
-def keep_carries(connection: Connection[Any], account: Account, left: Iterable[tuple[str, str, date, int, Decimal]]) -> None:
-    """Writes down what closed periods leave: (tenant, meter, start, scale, remainder). What stands there stays."""
+Left = tuple[str, str, date, int, Decimal]
+"""What a closed period leaves: tenant, meter, the period's start, scale, remainder."""
+
+
+def keep_carries(connection: Connection[Any], account: Account, left: Iterable[Left]) -> None:
+    """Writes down what closed periods leave. What stands there stays."""
     rows = list(left)
     if not rows:
         return

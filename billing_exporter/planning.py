@@ -31,7 +31,6 @@ from billing_exporter.figures import (
     figures,
     freeze_mappings,
     in_flight,
-    keep_carries,
     ledger_view,
     lock_heads,
     mappings,
@@ -99,8 +98,6 @@ class _Draft:
     line: Line
     row: NewRow | None = None
     replaces: int | None = None
-    left: tuple[int, Decimal] | None = None
-    """(scale, remainder) that a closed period leaves to the next one."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -108,7 +105,7 @@ class _Draft:
 
     def held(self, action: Action, reason: str) -> _Draft:
         """The same pair, left alone for a reason."""
-        return _Draft(replace(self.line, action=action, reason=reason), left=self.left)
+        return _Draft(replace(self.line, action=action, reason=reason))
 
 
 def rounds(connection: Connection[Any], today: date, month: tuple[int, int] | None, every: bool) -> list[Round]:
@@ -153,10 +150,6 @@ def plan(connection: Connection[Any], account: Account | None, which: Round, now
         if write and account is not None and wanted:
             made = _write(connection, account, subjects, wanted, now)
             drafts = [made.get(draft.key, draft) for draft in drafts]
-        if write and account is not None:
-            left = [(*draft.key, draft.line.period.start, *draft.left) for draft in drafts if draft.left is not None]
-            keep_carries(connection, account, left)
-            connection.commit()
         for draft in drafts:
             yield draft.line
 
@@ -255,16 +248,15 @@ def _draft(
         sent = amount.units(mapping.scale)
     except TooLarge as error:
         return _Draft(replace(line, action="hold", reason=f"too_large: {error}"))
-    left = (mapping.scale, sent.remainder) if amount.closed else None
     if subject.customer_id is None:
         if amount.total == 0 and view is None:
-            return _Draft(replace(line, reason="no usage"), left=left)
+            return _Draft(replace(line, reason="no usage"))
         why = "no Stripe customer: run `meterline stripe setup`"
-        return _Draft(replace(line, action="no_customer", reason=why), left=left)
+        return _Draft(replace(line, action="no_customer", reason=why))
     line = replace(line, value=sent.value)
     wanted = Wanted(subject.customer_id, amount.total, sent.value, amount.positions, mapping.mode)
     decision = decide(view.latest if view else None, wanted)
-    draft = _Draft(replace(line, action=decision.action, reason=decision.reason), left=left)
+    draft = _Draft(replace(line, action=decision.action, reason=decision.reason))
     if decision.action not in ("insert", "supersede"):
         return draft
     if other is not None and other[0] != subject.period.start:

@@ -65,6 +65,7 @@ VALUE_MAX = 999_999_999_999_999
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 900.0
 
 _EXACT = Context(prec=100, traps=[Inexact, DivisionByZero, InvalidOperation])
+_LONG = Context(prec=60, traps=[DivisionByZero, InvalidOperation])
 _SECOND = timedelta(seconds=1)
 
 Positions: TypeAlias = "Mapping[str, int]"
@@ -96,6 +97,11 @@ def units(total: Decimal, scale: int, carried: Decimal = NOTHING_CARRIED) -> Uni
     if value > VALUE_MAX:
         raise TooLarge(f"{value} has more than 15 digits: give the meter a smaller scale than {scale}")
     return Units(value, _EXACT.subtract(scaled, Decimal(value)))
+
+
+def rescaled(remainder: Decimal, old: int, new: int) -> Decimal:
+    """A remainder in units of a meter whose scale was changed; off by less than 10^-30 where that is no finite decimal."""
+    return remainder if old == new else _LONG.divide(_LONG.multiply(remainder, Decimal(new)), Decimal(old))
 
 
 def quantity_of(value: int, scale: int) -> Decimal | None:

@@ -12,6 +12,7 @@ import pytest
 
 from billing_exporter import ledger
 from billing_exporter.closing import close_due, closes_of
+from billing_exporter.gateway import Account
 from billing_exporter.planning import Line
 from metering.export_states import Unclear
 from runtime import postgres
@@ -19,6 +20,7 @@ from runtime.settings import Settings
 from store.migrate import migrate_postgres
 from tests.fakes.export_world import World, open_world
 
+ACCOUNT = Account("acct_fake", False)
 GRACE = timedelta(minutes=30)
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
 
@@ -80,7 +82,7 @@ def test_over_all_periods_the_bills_add_up_to_everything_that_was_ever_used(worl
             world.count("a", "DEEP", day, "1.000001")
         world.fresh(end + GRACE)
         with postgres.connect(world.settings) as connection, world.totals() as truth:
-            assert close_due(connection, truth, world.now, GRACE).closed == 1
+            assert close_due(connection, ACCOUNT, truth, world.now, GRACE).closed == 1
         totals = [close[2].get("DEEP", Decimal(0)) for close in closed(world)]
         billed.append(totals[-1] - (totals[-2] if len(totals) > 1 else 0))
     assert billed == [Decimal("1.000001"), Decimal("2.000002"), Decimal("3.000003")]
@@ -125,7 +127,7 @@ def test_while_a_period_is_being_closed_no_revision_is_planned_that_could_overta
         raise Dies
 
     with postgres.connect(world.settings) as connection, pytest.raises(Dies):
-        close_due(connection, crash, world.now, GRACE)
+        close_due(connection, ACCOUNT, crash, world.now, GRACE)
     assert [state for _, state, _ in closed(world)] == ["copied"]
     world.count("a", "DEEP", "2026-11-30", "5")
     assert (line(world, 11).action, line(world, 11).reason) == ("wait", "it is being closed")
@@ -236,10 +238,10 @@ def test_two_that_close_at_once_make_one_close(world: World) -> None:
     with postgres.connect(world.settings) as first, postgres.connect(world.settings) as second, world.totals() as truth:
 
         def between(window: Any, tenants: Any) -> Any:
-            close_due(second, truth, world.now, GRACE)
+            close_due(second, ACCOUNT, truth, world.now, GRACE)
             return truth(window, tenants)
 
-        close_due(first, between, world.now, GRACE)
+        close_due(first, ACCOUNT, between, world.now, GRACE)
     assert {state for (state,) in world.sql("SELECT state FROM period_closes")} == {"closed"}
     assert world.sql("SELECT count(*) FROM period_closes") == [(40,)]
     with ledger.connect(world.settings) as connection:
