@@ -176,6 +176,7 @@ def test_where_an_anchor_day_is_moved_no_day_is_left_out_or_billed_twice(world: 
 
 
 def test_the_database_refuses_to_change_a_closed_period_or_one_that_does_not_follow(world: World) -> None:
+    world.count("a", "CALL", "2026-11-03", "0.5")
     world.count("a", "DEEP", "2026-11-03", "1")
     world.fresh(world.now)
     assert world.run().ok
