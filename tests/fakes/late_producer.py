@@ -31,9 +31,18 @@ def event_of(entity: str) -> bytes:
 class LateProducer:
     """Sends `<name>-0`, `<name>-1`, ... until stopped, some a second. `acked` maps each acknowledged entity to its record."""
 
-    def __init__(self, settings: Settings, topic: str, partitions: int, name: str, every_s: float = 0.005) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        partitions: int,
+        name: str,
+        every_s: float = 0.005,
+        headers: tuple[tuple[str, str | bytes | None], ...] = (),
+    ) -> None:
         self._producer = kafka.producer(settings)
         self._topic, self._partitions, self._name, self._every_s = topic, partitions, name, every_s
+        self._headers = list(headers)
         self.acked: dict[str, Acked] = {}
         self.refused: list[KafkaError] = []
         self._stop = threading.Event()
@@ -61,7 +70,7 @@ class LateProducer:
 
         key = dedup_key("worker", entity, "PHOTO")
         to = partition_of(key, self._partitions)
-        self._producer.produce(self._topic, event_of(entity), key, to, on_delivery)
+        self._producer.produce(self._topic, event_of(entity), key, to, on_delivery, headers=self._headers)
 
     def flush(self) -> None:
         assert self._producer.flush(30) == 0

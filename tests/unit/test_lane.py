@@ -20,6 +20,7 @@ from meterline_schemas.key import key_hash
 from meterline_schemas.rules import RULES
 from meterline_schemas.types import Epoch, Offset, Partition
 from runtime.exits import Exit, MeterlineExit
+from store.epochs import ENDED
 from store.fences import Fence
 from tests.unit.records import NOW_MS, PARTITIONS, body, entities, record
 
@@ -109,6 +110,27 @@ def test_a_change_of_the_rules_within_void_offsets_splits_them_too() -> None:
     chain = decider(one)
     changes = RULES_FROM_0 | {0: [(0, 1), (2, 1)]}
     assert [ranges(chain.cycle(changes)), ranges(chain.cycle(changes))] == [[(0, 0, 2)], [(0, 2, 6)]]
+
+
+@pytest.mark.parametrize("changes", [[(0, 1), (2, ENDED)], [(0, 1), (2, 1), (2, ENDED)]])
+def test_an_epoch_is_decided_to_its_end_and_what_comes_after_it_is_passed_over(changes: list[tuple[int, int]]) -> None:
+    one = lane()
+    for offset in range(4):
+        take(one, record(offset, b"{"))
+    one.reached_end(Offset(6))
+    chain = decider(one)
+    ending = RULES_FROM_0 | {0: changes}
+    assert ranges(chain.cycle(ending)) == [(0, 0, 2)]
+    assert chain.cycle(ending) is None
+    take(one, record(7, b"{"))
+    assert chain.cycle(ending) is None
+    assert (one.next_offset, one.eof, len(one.records()), one.waiting_bytes) == (2, None, 0, 0)
+
+
+def test_an_epoch_that_ends_where_it_starts_decides_nothing() -> None:
+    one = lane()
+    take(one, record(0, b"{"))
+    assert decider(one).cycle(RULES_FROM_0 | {0: [(0, ENDED), (0, 1)]}) is None
 
 
 def test_rules_that_this_build_lacks_end_the_process_at_their_position_and_not_before() -> None:
