@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from entitlements.repeating import repeat_until
 from runtime import kafka, metrics
 from runtime.crash import crash_point
 from runtime.life import Backoff
@@ -44,6 +45,7 @@ class Relay:
         self._connect = connect
         self._producer: Producer | None = None
         self._promised = threading.Event()
+        self._backoff = Backoff()
 
     def promised(self) -> None:
         """Something was added to the outbox. From any thread; never blocks."""
@@ -51,25 +53,20 @@ class Relay:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set, a turn's time at most after it. Outlives an absent Postgres and an absent Kafka."""
-        backoff = Backoff()
-        while not stop.is_set():
-            try:
-                with self._connect() as connection:
-                    while not stop.is_set():
-                        self._promised.clear()
-                        claimed, published = self.turn(connection)
-                        if claimed > published:
-                            stop.wait(backoff.wait_s())
-                            continue
-                        backoff.reset()
-                        if claimed < BATCH_MAX:
-                            self._wait(stop)
-            except psycopg.Error as error:
-                metrics.RETRIES.labels("entitlements", "postgres").inc()
-                logger.warning("the outbox cannot be read", extra={"error": str(error).strip() or type(error).__name__})
-                stop.wait(backoff.wait_s())
+        repeat_until(stop, "outbox relay", self._connect, self._round)
         if self._producer is not None:
             self._producer.flush(POLL_S)
+
+    def _round(self, connection: psycopg.Connection[Any]) -> float:
+        """A turn; how long to wait before the next one."""
+        self._promised.clear()
+        claimed, published = self.turn(connection)
+        if claimed > published:
+            return self._backoff.wait_s()
+        self._backoff.reset()
+        if claimed < BATCH_MAX:
+            self._promised.wait(IDLE_S)
+        return 0.0
 
     def turn(self, connection: psycopg.Connection[Any]) -> tuple[int, int]:
         """One batch: how many rows were claimed, and how many of them were acknowledged. Raises psycopg.Error."""
@@ -119,8 +116,3 @@ class Relay:
             some = next(iter(failed.values()))
             logger.warning("promised records were not published; tried again", extra={"records": len(failed), "error": some})
         return acked
-
-    def _wait(self, stop: threading.Event) -> None:
-        """Until something is promised, or some time has gone by, or the end."""
-        if not stop.is_set():
-            self._promised.wait(IDLE_S)

@@ -11,14 +11,16 @@ import psycopg
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from entitlements.repeating import repeat_until
 from runtime import metrics
-from runtime.life import Backoff
 from store import hold_sweeping
 
 logger = logging.getLogger(__name__)
 
 BATCH_MAX = 500
 IDLE_S = 1.0
+AWAY_S = 10.0
+"""While ClickHouse is away. Nobody waits for a verdict."""
 
 
 class Sweeper:
@@ -31,22 +33,21 @@ class Sweeper:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set. Outlives an absent Postgres and an absent ClickHouse: nothing waits for the sweeper."""
-        backoff = Backoff(IDLE_S, 30.0)
-        while not stop.is_set():
-            try:
-                with self._connect() as connection:
-                    while not stop.is_set():
-                        more = self.expire(connection) == BATCH_MAX
-                        more = self.judge(connection) == BATCH_MAX or more
-                        backoff.reset()
-                        stop.wait(0.0 if more else IDLE_S)
-            except psycopg.Error as error:
-                self._again("postgres", error, stop, backoff)
-            except ClickHouseError as error:
-                self._client = None
-                self._again("clickhouse", error, stop, backoff)
+        repeat_until(stop, "hold sweeper", self._connect, self._round)
         if self._client is not None:
             self._client.close()
+
+    def _round(self, connection: psycopg.Connection[Any]) -> float:
+        """A batch of each; how long to wait before the next one."""
+        more = self.expire(connection) == BATCH_MAX
+        try:
+            more = self.judge(connection) == BATCH_MAX or more
+        except ClickHouseError as error:
+            self._client = None
+            metrics.RETRIES.labels("entitlements", "clickhouse").inc()
+            logger.warning("verdicts of reservations are not known yet", extra={"error": str(error).strip()})
+            return AWAY_S
+        return 0.0 if more else IDLE_S
 
     def expire(self, connection: psycopg.Connection[Any]) -> int:
         """One batch of orphans; how many. Raises psycopg.Error."""
@@ -72,8 +73,3 @@ class Sweeper:
                 # Somebody else recorded this piece of work, or settled a second reservation for it.
                 logger.warning("a settled reservation was not admitted", extra={"verdict": verdict})
         return len(found)
-
-    def _again(self, dependency: str, error: Exception, stop: threading.Event, backoff: Backoff) -> None:
-        metrics.RETRIES.labels("entitlements", dependency).inc()
-        logger.warning("reservations were not swept; tried again", extra={"error": str(error).strip() or type(error).__name__})
-        stop.wait(backoff.wait_s())

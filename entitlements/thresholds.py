@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 
 from entitlements.queries import statement
+from entitlements.repeating import repeat_until
 from entitlements.standings import Ask, Found, Windows, found, parameters
 from metering import periods
 from metering.alerts import reached
 from meterline_schemas.alert import Alert
 from runtime import metrics
-from runtime.life import Backoff
 from runtime.settings import Settings
 from store import alerts
 from store.alerts import Changed
@@ -61,19 +61,12 @@ class Thresholds:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set. Outlives an absent Postgres; what changes meanwhile is looked at afterwards."""
-        backoff = Backoff(IDLE_S, 30.0)
-        while not stop.is_set():
-            try:
-                with self._connect() as connection:
-                    while not stop.is_set():
-                        self.look(connection)
-                        backoff.reset()
-                        stop.wait(IDLE_S if self._pass is None else 0.0)
-            except psycopg.Error as error:
-                self._pass = None
-                metrics.RETRIES.labels("entitlements", "postgres").inc()
-                logger.warning("thresholds are not looked at; tried again", extra={"error": str(error).strip()})
-                stop.wait(backoff.wait_s())
+        repeat_until(stop, "thresholds", self._connect, self._round)
+
+    def _round(self, connection: psycopg.Connection[Any]) -> float:
+        """A page; how long to wait before the next one."""
+        self.look(connection)
+        return IDLE_S if self._pass is None else 0.0
 
     def look(self, connection: psycopg.Connection[Any]) -> int:
         """One page, in one transaction; how many alerts were raised. Raises psycopg.Error, and then nothing was."""

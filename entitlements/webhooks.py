@@ -21,11 +21,11 @@ import httpx
 import msgspec
 import psycopg
 
+from entitlements.repeating import repeat_until
 from metering.alerts import wait_s
 from meterline_schemas.alert import encode_alert
 from meterline_schemas.instants import format_instant
 from runtime import metrics
-from runtime.life import Backoff
 from runtime.settings import Settings
 from store import alerts
 from store.alerts import Telling
@@ -77,19 +77,12 @@ class Webhooks:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set, one try at most after it. Outlives an absent Postgres and an absent receiver."""
-        backoff = Backoff(IDLE_S, 30.0)
         with self.client() as client:
-            while not stop.is_set():
-                try:
-                    with self._connect() as connection:
-                        while not stop.is_set():
-                            tried = self.turn(connection, client, stop)
-                            backoff.reset()
-                            stop.wait(0.0 if tried == BATCH_MAX else IDLE_S)
-                except psycopg.Error as error:
-                    metrics.RETRIES.labels("entitlements", "postgres").inc()
-                    logger.warning("webhooks are not sent; tried again", extra={"error": str(error).strip()})
-                    stop.wait(backoff.wait_s())
+
+            def turn(connection: psycopg.Connection[Any]) -> float:
+                return 0.0 if self.turn(connection, client, stop) == BATCH_MAX else IDLE_S
+
+            repeat_until(stop, "webhooks", self._connect, turn)
 
     def client(self) -> httpx.Client:
         """Follows no redirect, and takes no proxy from the environment: it talks to the configured address alone."""
