@@ -29,7 +29,7 @@ def test_a_turn_that_fails_is_repeated_on_a_new_connection(monkeypatch: pytest.M
         if len(opened) == 1 and not turns[1:]:
             turns.append(-1)
             raise psycopg.OperationalError("away")
-        return cast(Any, connection())
+        return cast(psycopg.Connection[Any], connection())
 
     def turn(on: object) -> float:
         assert isinstance(on, int)
