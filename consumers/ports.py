@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
@@ -13,6 +14,7 @@ from urllib3.exceptions import HTTPError
 from consumers.patience import Retriable
 from metering.ranges import Decided
 from meterline_schemas.delta import DELTA_SCHEMA_VERSION
+from runtime.crash import armed, crash_point
 from runtime.exits import Exit, MeterlineExit
 from runtime.kafka import REQUEST_TIMEOUT_S
 from store import event_log
@@ -30,6 +32,7 @@ _NOT_OURS = frozenset(
         KafkaError._FENCED,
     }
 )
+_INSERTING = "consumer.inserting"
 _HEADERS: list[tuple[str, str | bytes | None]] = [("schema-version", str(DELTA_SCHEMA_VERSION).encode())]
 
 
@@ -44,10 +47,15 @@ class ClickHouseRows:
         try:
             if self._client is None:
                 self._client = self._connect()
-            event_log.insert(self._client, admitted, rejects)
+            event_log.insert(self._client, admitted, rejects, _midway())
         except CLICKHOUSE_AWAY as error:
             self._client = None
             raise Retriable(_first_line(error)) from error
+
+
+def _midway() -> Callable[[], None] | None:
+    """Where a test wants the process to die within an insert."""
+    return partial(crash_point, _INSERTING) if armed(_INSERTING) else None
 
 
 class DeltaTopic:

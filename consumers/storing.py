@@ -210,7 +210,6 @@ class Storer:
 
     def _through(self, cycle: Cycle) -> None:
         # 1. Store.
-        crash_point("consumer.inserting")
         self._until_done("clickhouse", "store", lambda: self._rows.insert(cycle.admitted, cycle.rejects))
         crash_point("consumer.stored")
         # 2. Announce.

@@ -38,6 +38,11 @@ def arm(spec: str) -> None:
     _armed, _passes_left = name, int(passes or 1)
 
 
+def armed(name: str) -> bool:
+    """Whether the process is to die at this point, for a place that goes another way to get there."""
+    return _armed == name
+
+
 def crash_point(name: str) -> None:
     """Dies here when armed for the name and the count has come."""
     global _passes_left

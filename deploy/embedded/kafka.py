@@ -84,6 +84,14 @@ class SecureListener:
     key: Path | None = None
 
 
+@dataclass(frozen=True)
+class Front:
+    """A plain listener on `port` whose clients are told to come by `advertised`: the port of a proxy before it."""
+
+    port: int
+    advertised: int
+
+
 class Kafka(ChildServer):
     """The broker with its data below `home`. It keeps its ports over `restart`, and its data over everything.
 
@@ -98,11 +106,13 @@ class Kafka(ChildServer):
         port: int | None = None,
         controller_port: int | None = None,
         listeners: Sequence[SecureListener] = (),
+        fronts: Sequence[Front] = (),
     ) -> None:
         self.home = home.absolute()
         self.port = port or free_port()
         self.controller_port = controller_port or free_port()
         self.secure = {listener.protocol: (free_port(), listener) for listener in listeners}
+        self._fronts = fronts
         self._log = log
         self._version = ""
 
@@ -196,10 +206,14 @@ class Kafka(ChildServer):
             name = f"SECURE_{protocol}"
             names[name], addresses[name] = protocol, f"127.0.0.1:{port}"
             properties |= self._secure_properties(f"listener.name.{name.lower()}", listener)
-        advertised = ",".join(f"{name}://{address}" for name, address in addresses.items())
+        advertised = dict(addresses)
+        for number, front in enumerate(self._fronts):
+            name = f"FRONT_{number}"
+            names[name] = "PLAINTEXT"
+            addresses[name], advertised[name] = f"127.0.0.1:{front.port}", f"127.0.0.1:{front.advertised}"
         properties |= {
-            "listeners": f"{advertised},CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": advertised,
+            "listeners": f"{_listed(addresses)},CONTROLLER://127.0.0.1:{self.controller_port}",
+            "advertised.listeners": _listed(advertised),
             "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in names.items()),
         }
         text = "".join(f"{name}={_escaped(value)}\n" for name, value in properties.items())
@@ -226,6 +240,10 @@ class Kafka(ChildServer):
             properties[f"{prefix}.ssl.keystore.location"] = str(store)
             properties[f"{prefix}.ssl.client.auth"] = "none"
         return properties
+
+
+def _listed(addresses: Mapping[str, str]) -> str:
+    return ",".join(f"{name}://{address}" for name, address in addresses.items())
 
 
 def _quoted(text: str) -> str:

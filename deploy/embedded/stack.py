@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from deploy.embedded import postgres
 from deploy.embedded.errors import EmbeddedError
-from deploy.embedded.kafka import Kafka, SecureListener
+from deploy.embedded.kafka import Front, Kafka, SecureListener
 from deploy.embedded.module_server import ModuleServer, get
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.processes import Child, Starting, run_all, run_one
@@ -77,6 +77,7 @@ class EmbeddedStack:
         servers: Collection[str] = SERVERS,
         durable: bool = True,
         kafka_listeners: Sequence[SecureListener] = (),
+        kafka_fronts: Sequence[Front] = (),
     ) -> None:
         if unknown := set(servers) - set(SERVERS):
             raise ValueError(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
@@ -85,6 +86,7 @@ class EmbeddedStack:
         self._log = log
         self._durable = durable
         self._kafka_listeners = kafka_listeners
+        self._kafka_fronts = kafka_fronts
         self._state = State(self.data_dir)
         self._servers: dict[str, Server] = {}
 
@@ -187,6 +189,7 @@ class EmbeddedStack:
             port=self._state.port("kafka", self._log),
             controller_port=self._state.port("kafka-controller", self._log),
             listeners=self._kafka_listeners,
+            fronts=self._kafka_fronts,
         )
 
     def _make_postgres(self) -> Postgres:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -115,15 +115,15 @@ class Pipeline:
 
     # -- processes -----------------------------------------------------------------------------------------------
 
-    def start(self, command: str, crash_at: str | None = None, **over: str) -> Child:
-        """`meterline consume` or `aggregate`; `over` are settings by field name."""
+    def start(self, command: str, crash_at: str | None = None, program: Sequence[str] = ("cli",), **over: str) -> Child:
+        """`meterline consume` or `aggregate`; `over` are settings by field name. `program` stands in place of meterline."""
         environment = self._environment | {PREFIX + name.upper(): value for name, value in over.items()}
         if crash_at is not None:
             environment["METERLINE_CRASH_AT"] = crash_at
         number = len(self._children)
         child = spawn(
             f"{command} {number}",
-            [sys.executable, "-m", "cli", command],
+            [sys.executable, "-m", *program, command],
             log=self._folder / f"{number:02}-{command}.log",
             env=environment,
             cwd=ROOT,
@@ -151,8 +151,15 @@ class Pipeline:
         if key is not None and partition is None:
             partition = partition_of(key, self.partitions)
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
-        self._producer.produce(self.topic, value=value, key=key, on_delivery=self._on_delivery, **where, **over)
-        self._producer.poll(0)
+        arguments = {"on_delivery": self._on_delivery} | where | over
+        while True:
+            try:
+                self._producer.produce(self.topic, value=value, key=key, **arguments)
+            except BufferError:
+                self._producer.poll(0.1)
+                continue
+            self._producer.poll(0)
+            return
 
     def partition(self, entity: str) -> int:
         """Where the key of such an event leads to."""

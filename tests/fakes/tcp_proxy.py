@@ -22,6 +22,8 @@ class TcpProxy:
         self._up = threading.Event()
         self._refusing = self._closed = False
         self._cut_after: int | None = None
+        self.sent_bytes = 0
+        """What clients have sent so far, whether it went on or not."""
         self._up.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -85,6 +87,8 @@ class TcpProxy:
     def _forward(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
         try:
             while data := source.recv(_CHUNK):
+                if from_client:
+                    self.sent_bytes += len(data)
                 self._up.wait()
                 if from_client and self._spent(len(data)):
                     sink.sendall(data[: len(data) // 2])

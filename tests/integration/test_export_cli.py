@@ -154,20 +154,21 @@ def test_a_wrong_key_a_wrong_month_and_an_absent_stripe_end_with_a_remedy(counte
     assert "Stripe does not answer" in err
 
 
-def test_a_run_that_is_killed_behind_the_call_is_finished_by_the_next_one(counted: Settings, server: LocalStripeServer) -> None:
+def test_a_run_that_is_killed_at_any_point_is_finished_by_the_next_one(counted: Settings, server: LocalStripeServer) -> None:
     assert _meterline(counted, server, "stripe", "setup", "--yes")[0] == 0
     with postgres.connect(counted) as connection:
         connection.execute("UPDATE usage_counters SET quantity = 3 WHERE tenant_id = 'b'")
         # the event behind the fence is counted now
         connection.execute("UPDATE delta_fences SET next_offset = 5, admitted = 5")
         connection.execute("UPDATE usage_counters SET quantity = 10.5 WHERE tenant_id = 'a' AND day = %s", (TODAY,))
-    assert _meterline(counted, server, "export", "run", crash_at="exporter.posted:1")[0] == -signal.SIGKILL
-    with postgres.connect(counted) as connection:
-        left = connection.execute("SELECT count(*) FROM export_ledger WHERE state = 'sending'").fetchone()
-        # its lease would end by itself, within a minute
-        connection.execute("UPDATE export_ledger SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
-    assert left is not None
-    assert left[0] >= 1
+    for point in ("before_sending", "posted", "before_accepted"):
+        assert _meterline(counted, server, "export", "run", crash_at=f"exporter.{point}:1")[0] == -signal.SIGKILL, point
+        with postgres.connect(counted) as connection:
+            left = connection.execute("SELECT count(*) FROM export_ledger WHERE state = 'sending'").fetchone()
+            # its lease would end by itself, within a minute
+            connection.execute("UPDATE export_ledger SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
+        assert left is not None
+        assert left[0] >= (point != "before_sending")
     code, out, err = _meterline(counted, server, "export", "run", "--json")
     assert code == 0, (out, err)
     code, out, err = _meterline(counted, server, "export", "reconcile", "--json")

@@ -44,6 +44,7 @@ def main() -> int:
     which.add_argument("--seed", type=int, help="one schedule; -v prints it")
     which.add_argument("--seeds", type=_range, metavar="A..B", help="all from A up to, not including, B")
     which.add_argument("--mutants", action="store_true", help="every deliberate bug, and the seeds that find it")
+    parser.add_argument("--first", action="store_true", help="stop at the first violation")
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with a deliberate bug")
     asked = parser.parse_args()
@@ -62,8 +63,11 @@ def main() -> int:
                     print(f"seed {seed}: {violation}")
                     if asked.verbose and violation.__cause__ is not None:
                         traceback.print_exception(violation.__cause__)
+                if asked.first:
+                    break
         took = time.process_time() - began
-    print(f"{len(seeds)} schedules, {len(failed)} with a violation, {len(seeds) / took * 60:.0f} a minute of one core")
+    ran = seeds.index(seed) + 1
+    print(f"{ran} schedules, {len(failed)} with a violation, {ran / took * 60:.0f} a minute of one core")
     if failed:
         mutant = f" --mutant {asked.mutant}" if asked.mutant else ""
         print(f"replay: python -m tests.simulation --seed {failed[0]} -v{mutant}")
