@@ -126,6 +126,7 @@ def by_faust(settings: Settings, count: int) -> None:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
+        worker_redirect_stdouts=False,
     )
     events = app.topic(settings.topic_events, partitions=PARTITIONS, key_serializer="raw", value_serializer="raw")
 
