@@ -15,7 +15,8 @@ QUANTITY_PATTERN: Final = r"-?(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?"
 
 _QUANTITY = re.compile(r"(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,6}))?")
 # Sums are wider than one quantity: NUMERIC(38, 6) holds 32 digits before the point.
-_SUM = re.compile(r"(-?)(0|[1-9][0-9]{0,31})(?:\.([0-9]{1,6}))?")
+# The last decimal is none of the noughts that the shortest form leaves out.
+_SUM = re.compile(r"(-?)(0|[1-9][0-9]{0,31})(?:\.([0-9]{0,5}[1-9]))?")
 
 
 def parse_quantity(text: str) -> Micros:
@@ -32,12 +33,9 @@ def parse_quantity(text: str) -> Micros:
 def parse_sum(text: str) -> Micros:
     """As `parse_quantity`, for a sum over events: up to 32 digits before the point, and only in its shortest form."""
     match = _SUM.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text[:64]!a} is not a decimal of at most 32 digits and 6 decimals")
-    micros = _micros(match)
-    if format_quantity(micros) != text:
-        raise ValueError(f"{text[:64]!a} is not in its shortest form, {format_quantity(micros)}")
-    return Micros(micros)
+    if match is None or text == "-0":
+        raise ValueError(f"{text[:64]!a} is not a decimal of at most 32 digits and 6 decimals in its shortest form")
+    return Micros(_micros(match))
 
 
 def format_quantity(micros: int) -> str:
