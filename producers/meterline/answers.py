@@ -72,6 +72,8 @@ class Held(msgspec.Struct, rename="camel", frozen=True):
     expires_at: datetime
     remaining: Decimal | None
     """What is left beside it; None is unlimited."""
+    reason: str = "within_plan"
+    """Why it was granted: `within_plan`, `overage` (beyond a soft limit) or `unlimited`."""
 
 
 class Settled(msgspec.Struct, rename="camel", frozen=True):
@@ -79,6 +81,7 @@ class Settled(msgspec.Struct, rename="camel", frozen=True):
     taken what it held; the usage counts all the same."""
 
     reservation_id: str
+    quantity: Decimal
     expired: bool = False
 
 

@@ -284,7 +284,8 @@ class MemoryMeterline(httpx.BaseTransport, httpx.AsyncBaseTransport):
             assert admitted.key == dedup_key(hold.source_service, hold.source_entity_id, hold.usage_type)
             self._admit(admitted)
             hold.state, hold.body = "settled", body
-        return json.dumps({"reservationId": reservation_id, "expired": hold.expires_s <= self.now_s()}).encode()
+        expired = hold.expires_s <= self.now_s()
+        return _document({"reservationId": reservation_id, "quantity": event["quantity"], "expired": expired})
 
     def _release(self, reservation_id: str, body: bytes) -> bytes:
         hold, _ = self._hold(reservation_id, body, "released")
@@ -305,7 +306,7 @@ def _micros(quantity: str) -> int:
         raise _Refused(400, "bad_quantity", str(error)) from None
 
 
-_NUMBERS = ("used", "reserved", "limit", "remaining", "overage")
+_NUMBERS = ("used", "reserved", "limit", "remaining", "overage", "quantity")
 
 
 def _document(fields: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meterline import Ask, AsyncMeter, EventDraft, Meter, MeterRefused, MeterUnavailable
+from meterline import Ask, AsyncMeter, EventDraft, Meter, MeterRefused, MeterUnavailable, ReservationDenied
 from meterline.testing import Limit, MemoryMeterline
 from runtime.settings import Settings
 from tests.fakes.pipeline import Pipeline, wait_until
@@ -175,6 +175,55 @@ def test_a_summary_says_how_each_type_stands(endpoint: Endpoint) -> None:
     assert refused.value.status == 404
 
 
+def test_what_is_held_cannot_be_taken_by_another_and_comes_back_when_it_is_released(endpoint: Endpoint) -> None:
+    tenant = endpoint.tenant()
+    source = {"source_service": SERVICE, "ttl_s": 60}
+    held = endpoint.meter.reserve(tenant, "DEEP", "9.5", source_entity_id=f"{tenant}/1", **source)  # type: ignore[arg-type]
+    assert held.held.remaining == Decimal("0.5")
+    with pytest.raises(ReservationDenied) as denied:
+        endpoint.meter.reserve(tenant, "DEEP", 1, source_entity_id=f"{tenant}/2", **source)  # type: ignore[arg-type]
+    assert denied.value.code == "limit_exceeded"
+    assert endpoint.meter.check(tenant, "DEEP").reserved == Decimal("9.5")
+    held.release()
+    held.release()
+    assert endpoint.meter.check(tenant, "DEEP", 10).allowed
+    with pytest.raises(MeterRefused):
+        held.settle()
+
+
+def test_a_block_that_ends_settles_and_one_that_fails_releases(endpoint: Endpoint) -> None:
+    tenant = endpoint.tenant()
+    with endpoint.meter.reserve(tenant, "DEEP", 4, source_service=SERVICE, source_entity_id=f"{tenant}/1") as held:
+        settled = held.settle("1.5", metadata={"region": "eu"})
+    assert (settled.quantity, settled.expired) == (Decimal("1.5"), False)
+    with endpoint.meter.reserve(tenant, "DEEP", 3, source_service=SERVICE, source_entity_id=f"{tenant}/2"):
+        pass
+    with (
+        pytest.raises(RuntimeError, match="the work failed"),
+        endpoint.meter.reserve(tenant, "DEEP", 5, source_service=SERVICE, source_entity_id=f"{tenant}/3"),
+    ):
+        raise RuntimeError("the work failed")
+    wait_until("both are counted", lambda: endpoint.meter.check(tenant, "DEEP").used == Decimal("4.5"))
+    wait_until("nothing is held any more", lambda: endpoint.meter.check(tenant, "DEEP").reserved == 0)
+
+
+def test_the_asynchronous_client_holds_and_settles(endpoint: Endpoint) -> None:
+    tenant = endpoint.tenant()
+
+    async def main() -> None:
+        async with endpoint.asynchronous() as meter:
+            async with meter.reserve(tenant, "DEEP", 4, source_service=SERVICE, source_entity_id=f"{tenant}/a") as held:
+                await held.settle(2)
+            other = await meter.reserve(tenant, "DEEP", 4, source_service=SERVICE, source_entity_id=f"{tenant}/b")
+            await other.release()
+            with pytest.raises(RuntimeError, match="the work failed"):
+                async with meter.reserve(tenant, "DEEP", 8, source_service=SERVICE, source_entity_id=f"{tenant}/c"):
+                    raise RuntimeError("the work failed")
+
+    asyncio.run(main())
+    wait_until("it is counted, and nothing is held", lambda: endpoint.meter.check(tenant, "DEEP").remaining == Decimal(8))
+
+
 def test_the_asynchronous_client_says_the_same(endpoint: Endpoint) -> None:
     tenant = endpoint.tenant()
 
@@ -191,6 +240,17 @@ def test_the_asynchronous_client_says_the_same(endpoint: Endpoint) -> None:
             assert many.accepted == 1
 
     asyncio.run(main())
+
+
+def test_in_memory_a_hold_ends_with_its_time_and_settling_it_counts_all_the_same() -> None:
+    now = [1_795_255_200.0]
+    memory = MemoryMeterline({"tnt_123": {"DEEP": 10}}, now_s=lambda: now[0])
+    meter = memory.meter()
+    held = meter.reserve("tnt_123", "DEEP", 10, source_service=SERVICE, source_entity_id="job_1", ttl_s=30)
+    now[0] += 31
+    assert meter.check("tnt_123", "DEEP", 10).allowed
+    assert held.settle(3).expired
+    assert memory.used("tnt_123", "DEEP") == 3
 
 
 def test_memory_that_is_away_behaves_like_a_cut_network() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from meterline_schemas.event import Event, decode
 from meterline_schemas.key import dedup_key
 from meterline_schemas.rules import NEWEST_RULES, RULES
 from runtime.settings import Settings
+from tests.integration.entitlement_data import put_catalog
+from tests.integration.serving import Server, execute, serving
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "producers/README.md", "schemas/README.md", "docs/operations.md", "docs/exactness.md")
@@ -29,9 +32,34 @@ EXAMPLES = [
     for document in DOCUMENTS
     for number, code in enumerate(blocks(document, "python"))
 ]
+TO_THE_LOG = [example for example in EXAMPLES if "Producer(" in str(example.values[0])]
+OF_THE_CLIENT = [example for example in EXAMPLES if example not in TO_THE_LOG]
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
+@pytest.fixture(scope="module")
+def server(migrated: Settings) -> Iterator[Server]:
+    secret, _ = put_catalog(migrated)
+    plan = "INSERT INTO plan_limits (plan_id, usage_type, quantity, hard, period) VALUES ('pro', %s, 20, true, 'month')"
+    execute(
+        migrated,
+        [
+            ("INSERT INTO usage_types (usage_type) VALUES (%s)", ("PHOTO_ANALYSIS_DEEP",)),
+            (plan, ("PHOTO_ANALYSIS_DEEP",)),
+        ],
+    )
+    with serving(migrated, secret=secret) as running:
+        yield running
+
+
+@pytest.mark.parametrize("code", OF_THE_CLIENT)
+def test_an_example_of_the_client_runs_against_the_real_endpoint(code: str, server: Server) -> None:
+    here = code.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{server.port}")
+    here = here.replace("the service secret", str(server.secret))
+    assert (here != code) == ("memory" not in code.lower())
+    exec(compile(here, "example", "exec"), {})  # noqa: S102 - our own documents
+
+
+@pytest.mark.parametrize("code", TO_THE_LOG)
 def test_a_python_example_runs_and_its_event_is_acknowledged(code: str, migrated: Settings, tmp_path: Path) -> None:
     assert '"localhost:9092"' in code
     here = code.replace('"localhost:9092"', f'"{migrated.kafka_url}", "{migrated.topic_events}"')
@@ -44,8 +72,8 @@ def test_a_python_example_runs_and_its_event_is_acknowledged(code: str, migrated
 
 
 def test_both_readmes_have_an_example() -> None:
-    assert len(blocks("README.md", "python")) == 1
-    assert len(blocks("producers/README.md", "python")) == 1
+    assert len(blocks("README.md", "python")) == 2
+    assert len(blocks("producers/README.md", "python")) == 4
 
 
 def test_the_event_and_the_key_in_the_description_of_the_wire_are_what_the_codec_takes() -> None:
