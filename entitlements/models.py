@@ -34,6 +34,13 @@ NumberOrUnlimited = Annotated[
     Raw | None,
     Meta(description="null is unlimited.", extra_json_schema={"anyOf": [{"type": "number"}, {"type": "null"}]}),
 ]
+NumberOrNone = Annotated[
+    Raw | None,
+    Meta(
+        description="null: there is no limit to hold it against.",
+        extra_json_schema={"anyOf": [{"type": "number"}, {"type": "null"}]},
+    ),
+]
 Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 AsOf = Annotated[
     Instant | None,
@@ -180,6 +187,16 @@ class SummaryPeriod(msgspec.Struct, rename="camel"):
     """The first day after it."""
 
 
+class Projection(msgspec.Struct, rename="camel"):
+    """Where usage leads by the end of the running period."""
+
+    method: Literal["linear"]
+    """linear: what was used until `asOf` is spread evenly over the time until then, an hour at least, and goes on so."""
+    used: Number
+    overage: Number
+    percent: NumberOrNone
+
+
 class SummaryLine(msgspec.Struct, rename="camel"):
     """How one usage type stands in its period."""
 
@@ -187,14 +204,25 @@ class SummaryLine(msgspec.Struct, rename="camel"):
     used: Number
     reserved: Number
     limit: NumberOrUnlimited
+    """What the plan or the tenant's own limit allows, and what grants add to it."""
+    granted: Number
+    """The part of `limit` that grants add."""
     remaining: NumberOrUnlimited
     overage: Number
     is_exceeded: bool
+    used_percent: NumberOrNone
+    """Of `limit`, to a hundredth, rounded down."""
+    thresholds: list[int]
+    """The percentages at which the plan has alerts sent."""
+    threshold_reached: int | None
+    """The highest of them that `used` has reached; null: none."""
+    projection: Projection | None
+    """null: the period is over, has no end, or is a month of daily limits."""
     hard_stop: bool
     in_plan: bool
     """False: it was used although the plan does not name it."""
     limit_period: Literal["day", "month", "billing_period", "lifetime"] | None
-    """What the limit counts. Of a daily one, overage adds up the days and remaining is the newest day's."""
+    """What the limit counts. Of a daily one in a named month, overage adds up the days and remaining is the newest day's."""
     period: SummaryPeriod
 
 
@@ -203,7 +231,7 @@ class SummaryAnswer(msgspec.Struct, rename="camel"):
 
     tenant_id: str
     period: str
-    """YYYY-MM. A billing period is shown in the month that it starts in."""
+    """YYYY-MM: the month that is shown. Each line has the days of its own period."""
     as_of: AsOf
     usage: list[SummaryLine]
     next_cursor: str | None

@@ -110,7 +110,8 @@ _CLOUD_EVENT = {
         },
     },
 }
-_MONTH = "^[0-9]{4}-[0-9]{2}$"
+_PERIODS = "^(current|previous|[0-9]{4}-[0-9]{2})$"
+_PERIOD = "current: each limit's running period; previous: the one before; 2026-10: what lies or starts in that month."
 _PAGE = {"minimum": 1, "maximum": 1_000}
 _POST_PROBLEMS = (400, 401, 404, 408, 413, 415, 500, 503)
 _EVENT = {
@@ -179,7 +180,7 @@ OPERATIONS: Final = (
         (400, 401, 404, 500, 503),
         parameters=(
             Parameter("tenantId", "path", "The tenant.", {"type": "string"}),
-            Parameter("period", "query", "A month; the running one by default.", {"type": "string", "pattern": _MONTH}),
+            Parameter("period", "query", _PERIOD, {"type": "string", "pattern": _PERIODS, "default": "current"}),
             Parameter("limit", "query", "Usage types a page.", {"type": "integer", "default": 100, **_PAGE}),
             Parameter("cursor", "query", "`nextCursor` of the page before.", {"type": "string"}),
         ),

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 from access.principals import Principal, require_tenant
 from entitlements.bodies import valid_name
 from entitlements.freshness import Freshness
-from entitlements.models import SummaryAnswer, SummaryLine, SummaryPeriod, number, number_or_unlimited
+from entitlements.models import SummaryAnswer
 from entitlements.problems import Problem
 from entitlements.queries import statement
 from entitlements.store import Store
+from entitlements.summary_lines import Shown, summary_line
 from metering import periods
-from metering.limits import NOTHING_GRANTED, ZERO, Limit, overage, remaining
-from metering.periods import Period
-from meterline_schemas.types import Micros
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
@@ -32,6 +29,24 @@ def page_size(text: str | None) -> int:
     return int(text)
 
 
+def shown(asked: str, today: date, anchor_day: int) -> Shown:
+    """What `period` asks for: `current`, `previous`, or a month. Raises Problem 400.
+
+    A month shows the billing period that starts in it, and all days of a daily limit.
+    """
+    if asked == "current":
+        return Shown(periods.day(today), periods.month(today), periods.billing_period(today, anchor_day))
+    if asked == "previous":
+        month, billing = periods.month(today), periods.billing_period(today, anchor_day)
+        return Shown(periods.day(today - timedelta(days=1)), periods.previous(month, 1), periods.previous(billing, anchor_day))
+    try:
+        year, number_of_month = periods.parse_month(asked)
+    except ValueError:
+        raise Problem(400, "bad_period", "period is none; send current, previous, or a month such as 2026-10.") from None
+    month = periods.month(date(year, number_of_month, 1))
+    return Shown(month, month, periods.billing_period_starting_in(year, number_of_month, anchor_day))
+
+
 class Summaries:
     """Reads them. Raises Problem, AccessRefused or StoreAway."""
 
@@ -42,24 +57,25 @@ class Summaries:
         self._tenant_sql = statement("tenant")
         self._summary_sql = statement("summary")
 
-    async def of(self, tenant_id: str, principal: Principal, month_text: str | None, cursor: str, count: int) -> SummaryAnswer:
-        """A page of `count` usage types after `cursor`; the running month when none is named."""
+    async def of(self, tenant_id: str, principal: Principal, period: str | None, cursor: str, count: int) -> SummaryAnswer:
+        """A page of `count` usage types after `cursor`, of the `shown` days.
+
+        It reads as many counters as the page has types times the days of a period, and where a tenant has grants those
+        of their days.
+        """
         valid_name("tenantId", tenant_id)
         if cursor:
             valid_name("cursor", cursor)
         require_tenant(principal, tenant_id)
-        today = self._now().date()
-        try:
-            year, month_number = (today.year, today.month) if month_text is None else periods.parse_month(month_text)
-        except ValueError:
-            raise Problem(400, "bad_period", "period is no month; send it as 2026-10.") from None
+        now = self._now()
+        asked = "current" if period is None else period
+        shown(asked, now.date(), 1)  # refuses before anything is read
         # Before the counters, which then hold at least what it says.
         as_of = self._freshness.as_of
         tenants = await self._store.rows("tenant", self._tenant_sql, {"tenant": tenant_id})
         if not tenants:
             raise Problem(404, "unknown_tenant", "There is no such tenant; check tenantId.")
-        month = periods.month(date(year, month_number, 1))
-        billing = periods.billing_period_starting_in(year, month_number, tenants[0][0])
+        days = shown(asked, now.date(), tenants[0][0])
         rows = await self._store.rows(
             "summary",
             self._summary_sql,
@@ -68,60 +84,25 @@ class Summaries:
                 "cursor": cursor,
                 # One more than the page tells whether there is a next one.
                 "count": count + 1,
-                "month_start": month.start,
-                "month_end": month.end,
-                "billing_start": billing.start,
-                "billing_end": billing.end,
-                "today": today,
-                "newest_day": _newest(month, today),
+                "day_start": days.day.start,
+                "day_end": days.day.end,
+                "month_start": days.month.start,
+                "month_end": days.month.end,
+                "billing_start": days.billing_period.start,
+                "billing_end": days.billing_period.end,
+                "today": now.date(),
             },
         )
-        lines = [_line(list(of_type), month, billing, today) for _, of_type in itertools.groupby(rows, key=lambda row: row[0])]
+        until = now if as_of is None else datetime.fromisoformat(as_of)
+        lines = [
+            summary_line(list(of_type), days, now.date(), until) for _, of_type in itertools.groupby(rows, key=lambda row: row[0])
+        ]
         more = len(lines) > count
         lines = lines[:count]
         return SummaryAnswer(
             tenant_id=tenant_id,
-            period=f"{year:04d}-{month_number:02d}",
+            period=f"{days.month.start:%Y-%m}",
             as_of=as_of,
             usage=lines,
             next_cursor=lines[-1].usage_type if more else None,
         )
-
-
-def _newest(month: Period, today: date) -> date:
-    """The day that a daily limit's `remaining` speaks of."""
-    return min(today, month.end - timedelta(days=1))
-
-
-def _line(rows: Sequence[tuple[Any, ...]], month: Period, billing: Period, today: date) -> SummaryLine:
-    """One usage type from its counted days."""
-    usage_type, in_plan, limit_micros, hard, limit_period, held_micros, held_newest_micros = rows[0][:7]
-    limit = Limit(None if limit_micros is None else Micros(int(limit_micros)), hard) if in_plan else NOTHING_GRANTED
-    by_day = {day: Micros(int(micros)) for *_, day, micros in rows if micros is not None}
-    used, reserved = Micros(sum(by_day.values())), Micros(int(held_micros or 0))
-    if limit_period == "day":
-        # A daily limit says nothing about a month's sum: each day is held against it.
-        over = Micros(sum(overage(limit.quantity, of_day) for of_day in by_day.values()))
-        newest = by_day.get(_newest(month, today).isoformat(), ZERO)
-        left = remaining(limit.quantity, newest, Micros(int(held_newest_micros or 0)))
-    else:
-        over = overage(limit.quantity, used)
-        left = remaining(limit.quantity, used, reserved)
-    if limit_period == "lifetime":
-        shown = SummaryPeriod(None, None)
-    else:
-        period = billing if limit_period == "billing_period" else month
-        shown = SummaryPeriod(period.start.isoformat(), period.end.isoformat())
-    return SummaryLine(
-        usage_type=usage_type,
-        used=number(used),
-        reserved=number(reserved),
-        limit=number_or_unlimited(limit.quantity),
-        remaining=number_or_unlimited(left),
-        overage=number(over),
-        is_exceeded=over > 0,
-        hard_stop=limit.hard,
-        in_plan=in_plan,
-        limit_period=limit_period,
-        period=shown,
-    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import jsonschema
 import pytest
 
+from metering import periods
 from runtime.settings import Settings
 from tests.integration.entitlement_data import ANCHORED, SERVICE, TENANT, put_catalog
 from tests.integration.serving import Answer, Server, execute, serving
@@ -65,9 +66,14 @@ def test_a_month_adds_up_its_own_days(server: Server) -> None:
         "used": Decimal("1.000001"),
         "reserved": 0,
         "limit": 10,
+        "granted": 0,
         "remaining": Decimal("8.999999"),
         "overage": 0,
         "isExceeded": False,
+        "usedPercent": 10,
+        "thresholds": [80, 100, 120],
+        "thresholdReached": None,
+        "projection": None,
         "hardStop": True,
         "inPlan": True,
         "limitPeriod": "month",
@@ -78,6 +84,7 @@ def test_a_month_adds_up_its_own_days(server: Server) -> None:
 def test_overage_of_a_soft_limit_is_shown_as_exceeded(server: Server) -> None:
     soft = line(summary(server, TENANT), "SOFT")
     assert (soft["overage"], soft["isExceeded"], soft["remaining"], soft["hardStop"]) == (Decimal("2.5"), True, 0, False)
+    assert (soft["usedPercent"], soft["thresholdReached"]) == (125, 120)
 
 
 def test_a_daily_limit_is_held_against_each_day(server: Server) -> None:
@@ -121,6 +128,58 @@ def test_pages_hold_every_type_once_in_order(server: Server) -> None:
 
 def test_the_running_month_is_the_default(server: Server) -> None:
     assert summary(server, TENANT, "")["period"] == datetime.now(UTC).strftime("%Y-%m")
+
+
+def test_what_runs_now_is_shown_as_a_check_sees_it_with_where_it_leads(server: Server, migrated: Settings) -> None:
+    today = datetime.now(UTC).date()
+    rows = [("tnt_now", usage_type, today, "2") for usage_type in ("DEEP", "DAILY", "BILLED")]
+    yesterday = today - timedelta(days=1)
+    execute(
+        migrated,
+        [
+            ("INSERT INTO tenants (tenant_id, plan_id, anchor_day) VALUES ('tnt_now', 'pro', 31)", ()),
+            *(("INSERT INTO usage_counters VALUES (%s, %s, %s, %s, 1)", row) for row in rows),
+            ("INSERT INTO usage_counters VALUES ('tnt_now', 'DAILY', %s, 3, 1)", (yesterday,)),
+            ("INSERT INTO tenant_limits VALUES ('tnt_now', 'DEEP', 4, true, NULL, 'month')", ()),
+            ("INSERT INTO grants VALUES ('tnt_now', 'g', 'DEEP', 1, %s, %s)", (today, today + timedelta(days=1))),
+        ],
+    )
+    said = summary(server, "tnt_now", "")
+    kinds = {"DEEP": periods.month(today), "DAILY": periods.day(today), "BILLED": periods.billing_period(today, 31)}
+    for usage_type, period in kinds.items():
+        shown = line(said, usage_type)
+        check = server.check(tenantId="tnt_now", usageType=usage_type)
+        assert shown["period"] == {"start": str(period.start), "end": str(period.end)}
+        same = ("used", "reserved", "limit", "remaining", "isExceeded")
+        assert {name: shown[name] for name in same} == {name: check[name] for name in same}
+        assert shown["projection"]["method"] == "linear"
+        assert shown["projection"]["used"] >= shown["used"]
+    deep = line(said, "DEEP")
+    assert (deep["limit"], deep["granted"], deep["usedPercent"], deep["thresholdReached"]) == (5, 1, 40, None)
+    assert line(said, "FREE")["projection"]["percent"] is None
+    assert line(said, "LIFE")["projection"] is None
+    before = line(summary(server, "tnt_now", "?period=previous"), "DAILY")
+    assert (before["period"]["end"], before["used"], before["overage"], before["projection"]) == (
+        str(today),
+        3,
+        Decimal("0.5"),
+        None,
+    )
+
+
+def test_a_daily_limits_overage_is_what_no_grant_of_its_day_paid_for(server: Server, migrated: Settings) -> None:
+    rows = [("tnt_daily", "DAILY", date(2026, 10, day), quantity) for day, quantity in ((6, "3"), (7, "4"), (8, "4"))]
+    execute(
+        migrated,
+        [
+            ("INSERT INTO tenants (tenant_id, plan_id) VALUES ('tnt_daily', 'pro')", ()),
+            *(("INSERT INTO usage_counters VALUES (%s, %s, %s, %s, 1)", row) for row in rows),
+            ("INSERT INTO grants VALUES ('tnt_daily', 'g', 'DAILY', 1, '2026-10-07', '2026-11-01')", ()),
+        ],
+    )
+    daily = line(summary(server, "tnt_daily"), "DAILY")
+    # 0.5 before the grant, 1.5 of which it paid 1, and 1.5 when it was spent.
+    assert (daily["used"], daily["overage"], daily["granted"]) == (11, Decimal("2.5"), 0)
 
 
 def test_every_answer_is_what_the_document_says(server: Server) -> None:
