@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, assert_never
 
 from entitlements.models import Projection, SummaryLine, SummaryPeriod, number, number_or_unlimited
 from metering import periods
+from metering.alerts import reached
 from metering.grants import Cover, Grant
 from metering.limits import NOTHING_GRANTED, ZERO, Limit, overage, remaining
-from metering.outlook import percent, projected, reached
+from metering.outlook import percent, projected
 from metering.periods import Period, PeriodKind
 from meterline_schemas.types import Micros
 
@@ -76,7 +77,7 @@ def summary_line(rows: Sequence[tuple[Any, ...]], days: Shown, today: date, coun
         is_exceeded=over > 0,
         used_percent=number_or_unlimited(percent(newest, allowed)),
         thresholds=thresholds or [],
-        threshold_reached=reached(newest, allowed, thresholds or []) if in_plan else None,
+        threshold_reached=max(reached(newest, Limit(allowed, limit.hard), thresholds or []), default=None) if in_plan else None,
         projection=_projection(used, allowed, period, counted_until) if runs else None,
         hard_stop=limit.hard,
         in_plan=in_plan,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from metering.periods import Period
@@ -30,10 +29,3 @@ def percent(used: Micros, limit: Micros | None) -> Micros | None:
     if not limit:
         return None
     return Micros(used * 10_000 // limit * PERCENT_STEP)
-
-
-def reached(used: Micros, limit: Micros | None, thresholds: Iterable[int]) -> int | None:
-    """The highest percentage of the limit that was used; None where none was, or there is no limit."""
-    if limit is None:
-        return None
-    return max((threshold for threshold in thresholds if used > 0 and used * 100 >= limit * threshold), default=None)

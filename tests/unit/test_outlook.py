@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.outlook import percent, projected, reached
+from metering.alerts import reached
+from metering.limits import Limit
+from metering.outlook import percent, projected
 from metering.periods import Period
 from meterline_schemas.quantity import parse_quantity
 from meterline_schemas.types import Micros
@@ -73,11 +75,12 @@ def test_a_percentage_says_a_hundred_when_the_limit_is_reached_and_not_before(
     ],
 )
 def test_the_highest_threshold_that_was_reached_is_told(used: str, limit: str | None, expected: int | None) -> None:
-    assert reached(parse_quantity(used), None if limit is None else parse_quantity(limit), (80, 100, 120)) == expected
+    quantity = None if limit is None else parse_quantity(limit)
+    assert max(reached(parse_quantity(used), Limit(quantity, hard=True), (80, 100, 120)), default=None) == expected
 
 
 @given(used=st.integers(0, 10**15).map(Micros), limit=st.integers(1, 10**15).map(Micros))
 def test_threshold_and_percentage_agree(used: Micros, limit: Micros) -> None:
     said = percent(used, limit)
     assert said is not None
-    assert (reached(used, limit, (100,)) == 100) == (said >= parse_quantity("100") and used > 0)
+    assert (reached(used, Limit(limit, hard=True), (100,)) == [100]) == (said >= parse_quantity("100") and used > 0)
