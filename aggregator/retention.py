@@ -33,6 +33,8 @@ def sweep_until(stop: threading.Event, connect: Callable[[], psycopg.Connection[
             metrics.RETRIES.labels("aggregate", "postgres").inc()
             logger.warning("old rows were not dropped; tried again in an hour", extra={"problem": str(error)})
             continue
+        for table, dropped in swept.rows.items():
+            metrics.ROWS_DROPPED.labels(table).inc(dropped)
         if any(swept.rows.values()):
             logger.info("old rows dropped", extra=dict(swept.rows))
         if swept.more:

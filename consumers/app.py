@@ -90,6 +90,7 @@ class Consuming:
         decider.acknowledge(storer.acknowledged())
         if not any(lane.has_work() for lane in decider.lanes.values()):
             return
+        metrics.CYCLE_BYTES.set(sum(lane.waiting_bytes for lane in decider.lanes.values()))
         began = time.monotonic()
         # After the range is fetched and before it is decided: a rules version cannot begin unseen.
         cycle = decider.cycle(self._reads.rules(epoch))

@@ -56,13 +56,13 @@ class LogReader:
         self._partitions.serve()
         if first is not None:
             self._take([first])
+            waiting, size = self._waiting()
         deadline = time.monotonic() + self._settings.range_window_ms / 1000
         while waiting < self._settings.range_events_max and size < self._settings.range_bytes_max:
             room = min(_CONSUME_MAX, self._settings.range_events_max - waiting)
             messages = self._consumer.consume(room, 0)
             self._partitions.serve()
             self._take(messages)
-            waiting, size = self._waiting()
             left_s = deadline - time.monotonic()
             if not messages:
                 if left_s <= 0 or not waiting or self._stop.is_set():
@@ -70,6 +70,7 @@ class LogReader:
                 late = self._consumer.poll(min(left_s, _BUSY_POLL_S))
                 if late is not None:
                     self._take([late])
+            waiting, size = self._waiting()
 
     def _idle_poll_s(self) -> float:
         """Short while a cycle is on its way, for its commit waits for the end of the poll."""

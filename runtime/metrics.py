@@ -19,6 +19,8 @@ CONFLICTS = Counter("meterline_conflicts_total", "Conflicts, by source service."
 CYCLE_SECONDS = Histogram("meterline_cycle_seconds", "Time of a cycle's steps.", ["step"], buckets=_FAST)
 # Records of the last cycle; at the setting's maximum for long means a backlog.
 CYCLE_RECORDS = Gauge("meterline_cycle_records", "Records in the last cycle.")
+# Bytes that waited when it was decided, keys and headers included.
+CYCLE_BYTES = Gauge("meterline_cycle_bytes", "Bytes of the records that waited for the last cycle.")
 # Log end minus committed, in records, over this process's partitions.
 CONSUMER_LAG = Gauge("meterline_consumer_lag_records", "Records between the committed position and the log's end.")
 # Keys in the committed part of the index, and the keys that were only suspected and had to be looked up.
@@ -45,6 +47,8 @@ DRIFT = Gauge("meterline_drift_findings", "Findings of the last reconcile, by in
 RECONCILED_AT = Gauge("meterline_reconciled_timestamp_seconds", "When reconcile ran last.")
 # Tenants with more usage types than METERLINE_USAGE_TYPES_MANY: most often an id that was put into the type.
 TENANTS_WITH_MANY_TYPES = Gauge("meterline_tenants_with_many_usage_types", "Tenants with more usage types than is sound.")
+# Rows past their time that were dropped, by table (outbox, inbox, holds, usage_alerts, audit).
+ROWS_DROPPED = Counter("meterline_rows_dropped_total", "Rows dropped after their time, by table.", ["table"])
 # Age of `asOf`: how far the counters are behind the log.
 FRESHNESS_SECONDS = Gauge("meterline_freshness_seconds", "Age of the newest instant that the counters are known to cover.")
 

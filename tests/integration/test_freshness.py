@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from aggregator.freshness import Sampler
 from runtime import postgres
 from runtime.settings import Settings
 from store import freshness
@@ -97,3 +101,17 @@ def test_the_samples_are_bounded_and_the_newest_stay(
         store_sample(connection, 1, at(second), [second, 0, 0, 0])
     trim_samples(connection)
     assert [ends[0] for _, _, ends in samples(connection)] == [3, 4, 5]
+
+
+def test_the_log_is_sampled_as_often_as_the_setting_says_and_not_more(migrated: Settings) -> None:
+    stop = threading.Event()
+    looked_at: list[float] = []
+
+    def log(connection: psycopg.Connection[Any]) -> None:
+        looked_at.append(time.monotonic())
+        if len(looked_at) == 5:
+            stop.set()
+
+    Sampler(lambda: postgres.connect(migrated), log, 40, stop).run()
+    assert len(looked_at) == 5
+    assert all(later - earlier >= 0.039 for earlier, later in itertools.pairwise(looked_at))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
+from aggregator import retention as loop
 from runtime import postgres
 from runtime.settings import Settings
 from store import retention
@@ -29,7 +32,7 @@ def schema(settings: Settings) -> Settings:
 @pytest.fixture
 def connection(schema: Settings) -> Iterator[psycopg.Connection[Any]]:
     with postgres.connect(schema, autocommit=True) as connection:
-        connection.execute("TRUNCATE outbox, inbox, audit, holds")
+        connection.execute("TRUNCATE outbox, inbox, audit, holds, usage_alerts")
         yield connection
 
 
@@ -110,3 +113,38 @@ def test_two_sweeps_at_once_do_not_wait_for_each_other(connection: psycopg.Conne
         assert sweep(connection, schema, NOW).rows["audit"] == 1
         other.rollback()
     assert left(connection, "audit", "subject") == ["a"]
+
+
+def test_an_alert_goes_when_its_period_is_long_over_unless_its_webhook_waits(
+    connection: psycopg.Connection[Any], schema: Settings
+) -> None:
+    connection.execute(
+        "INSERT INTO usage_alerts (alert_id, tenant_id, usage_type, limit_period, period_start, period_end, threshold, used,"
+        "  limit_quantity, hard_stop, raised_at, state, next_try_at)"
+        " SELECT gen_random_uuid(), name, 'u', 'month', '2025-01-01', ended::date, 80, 8, 10, true, '2025-01-05Z', state,"
+        "  CASE state WHEN 'waiting' THEN timestamptz '2025-02-01Z' END"
+        " FROM (VALUES ('old', '2026-11-10', 'dead'), ('new', '2026-11-11', 'dead'), ('waits', '2025-02-01', 'waiting'))"
+        "  AS t (name, ended, state)"
+    )
+    at_ten_days = schema.model_copy(update={"alerts_keep_days": 10})
+    assert sweep(connection, at_ten_days, NOW).rows["usage_alerts"] == 1
+    assert left(connection, "usage_alerts", "tenant_id") == ["new", "waits"]
+
+
+def test_what_is_dropped_is_counted_by_table(
+    connection: psycopg.Connection[Any], schema: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SWEEP_ON_S", 0.0)
+    connection.execute("INSERT INTO audit (who, what, subject, at) VALUES ('w', 'x', 'y', '1999-01-01Z')")
+    stop = threading.Event()
+
+    def connect() -> psycopg.Connection[Any]:
+        stop.set()
+        return postgres.connect(schema, autocommit=True)
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("meterline_rows_dropped_total", {"table": "audit"}) or 0.0
+
+    before = counted()
+    loop.sweep_until(stop, connect, schema)
+    assert counted() == before + 1

@@ -140,7 +140,9 @@ def test_settings_decide_names_partitions_and_retention(bare: Settings) -> None:
     assert topics.apply(settings).epoch.partitions == 7
     longer = settings.model_copy(update={"events_keep_days": 5})
     assert [difference.what for difference in topics.apply(longer).changed] == ["retention.ms"]
-    assert topics.plan(longer) == []
+    shorter = longer.model_copy(update={"deltas_keep_days": 2})
+    assert [(found.topic, found.what) for found in topics.apply(shorter).changed] == [(bare.topic_deltas, "retention.ms")]
+    assert topics.plan(shorter) == []
 
 
 def test_a_setting_that_was_altered_by_hand_is_altered_back(bare: Settings) -> None:
