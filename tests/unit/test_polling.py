@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 from confluent_kafka import Consumer, Message
 
-from consumers import polling
 from consumers.lane import Lane
 from consumers.partitions import Partitions
 from consumers.polling import LogReader
@@ -89,6 +89,6 @@ def test_a_cycle_ends_with_its_window_when_nothing_more_comes(monkeypatch: pytes
         now_s += 0.004
         return now_s
 
-    monkeypatch.setattr(polling.time, "monotonic", passing)
+    monkeypatch.setattr(time, "monotonic", passing)
     assert gathered(SilentLog(), load_settings({"METERLINE_RANGE_WINDOW_MS": "40"})).waiting == 1
     assert 0.04 < now_s < 0.06
