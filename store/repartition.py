@@ -29,7 +29,7 @@ from store.epochs import CHANGE_RULES, Epoch, all_epochs, begin_epoch, check_top
 from store.fences import read_fences
 from store.remedies import kafka_answers, postgres_answers
 from store.rules_change import in_force
-from store.topic_changes import create, grow, wait_until_visible
+from store.topic_changes import alter, create, grow, wait_until_visible
 from store.topics import APPLY_LOCK_TIMEOUT_S, topic_of, wanted_topics
 
 PARTITIONS_MAX = 1024
@@ -73,6 +73,7 @@ def repartition(settings: Settings, partitions: int, by: str) -> Repartitioned:
         wanted = _plan(connection, admin, settings, partitions)
         events, deltas = _wanted(settings, all_epochs(connection), wanted)
         create(admin, [events])
+        alter(admin, {events.topic: events.config_at(events.replication)})  # it may have been there, made by somebody's client
         if wanted.deltas_from < wanted.deltas_to:
             grow(admin, {deltas.topic: wanted.deltas_to})
         state, starts = wait_until_visible(admin, [events, deltas], events.topic)
@@ -113,6 +114,12 @@ def _plan(connection: Connection[Any], admin: AdminClient, settings: Settings, p
             Exit.TOPIC_REPLACED,
             f"topic {topic} exists with {there.partitions} partitions and belongs to no epoch: it may be left from a try to go "
             f"over to {there.partitions}. Delete it when nobody has written to it, or repartition to {there.partitions}",
+        )
+    if there is not None and any(topic_state.log_ends(admin, topic, partitions)):
+        raise MeterlineExit(
+            Exit.TOPIC_REPLACED,
+            f"topic {topic} belongs to no epoch and holds records, stamped who knows how: find out who writes there, "
+            "and delete it; what was meant for us has to be sent again",
         )
     if deltas is None:
         raise MeterlineExit(Exit.TOPIC_SETTINGS, f"topic {settings.topic_deltas} is gone: run `meterline topics apply` first")

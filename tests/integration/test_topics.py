@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import TopicPartition
@@ -29,7 +30,7 @@ from runtime import kafka, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Backoff, Stop
 from runtime.settings import Settings, variables
-from store import topics
+from store import repartition, retiring, topics
 from store.epochs import Epoch, check_topic, current_epoch, rules_at
 from store.migrate import migrate_postgres
 from store.topic_state import describe, partitions_of
@@ -223,9 +224,10 @@ def test_a_deltas_topic_with_too_few_partitions_grows_and_one_with_more_stands_a
     create(bare, bare.topic_deltas, 2)
     assert [d.action for d in topics.plan(bare) if d.topic == bare.topic_deltas and d.what == "partitions"] == ["alter"]
     topics.apply(bare)
-    assert partitions_of(kafka.admin(bare), bare.topic_deltas) == 4
-    done(kafka.admin(bare).create_partitions([NewPartitions(bare.topic_deltas, 6)]))
-    until(lambda: partitions_of(kafka.admin(bare), bare.topic_deltas) == 6, "six")
+    admin = kafka.admin(bare)
+    assert partitions_of(admin, bare.topic_deltas) == 4
+    done(admin.create_partitions([NewPartitions(bare.topic_deltas, 6)]))
+    until(lambda: partitions_of(admin, bare.topic_deltas) == 6, "six")
     assert topics.plan(bare) == []
 
 
@@ -277,6 +279,43 @@ def test_the_commands_show_and_apply(bare: Settings) -> None:
     assert (status, len(json.loads(shown)["differences"])) == (1, 3)
     status, said = run("apply", "--json")
     assert (status, json.loads(said)["epoch_begun"]) == (0, True)
-    assert run("show") == (0, "every topic is as declared\n")
+    told = "every topic is as declared\nepoch 1: " + bare.topic_events + ", 4 partitions, goes on\n"
+    assert run("show") == (0, told)
     status, said = run("apply")
     assert "epoch 1 goes on" in said
+
+
+def test_a_repartition_is_planned_refused_where_it_must_be_and_all_or_nothing(bare: Settings) -> None:
+    topics.apply(bare)
+    plan = repartition.plan(bare, 6)
+    assert (plan.number, plan.topic, plan.deltas_from, plan.deltas_to) == (2, f"{bare.topic_events}.2", 4, 6)
+    for partitions, code in ((4, Exit.FAILED), (0, Exit.USAGE), (1025, Exit.USAGE)):
+        with pytest.raises(MeterlineExit) as refused:
+            repartition.plan(bare, partitions)
+        assert refused.value.code is code
+    with pytest.raises(MeterlineExit, match="goes on") as refused:
+        retiring.standing(bare, 1)
+    # Left from a try that died before it was recorded: to the same number it goes on, to another it does not.
+    create(bare, plan.topic, 6)
+    with pytest.raises(MeterlineExit, match="belongs to no epoch"):
+        repartition.plan(bare, 3)
+    assert standing(bare) == plan.ending
+    done_now = repartition.repartition(bare, 6, "tester")
+    assert done_now.begun == standing(bare)
+    assert done_now.ended.ends == (0, 0, 0, 0)
+    with postgres.connect(bare) as connection:
+        assert [rules_at(connection, 2, partition) for partition in range(6)] == [[(0, NEWEST_RULES)]] * 6
+        assert connection.execute("SELECT count(*) FROM delta_fences WHERE epoch = 2").fetchone() == (6,)
+        assert connection.execute("SELECT partition, next_offset FROM forwarding ORDER BY 1").fetchall() == [
+            (partition, 0) for partition in range(4)
+        ]
+        with pytest.raises(psycopg.errors.CheckViolation, match="history"):
+            connection.execute("UPDATE epochs SET ends = '{1,1,1,1}' WHERE epoch = 1")
+    assert partitions_of(kafka.admin(bare), bare.topic_deltas) == 6
+    # The setting is told of, and stops nothing: the epoch has the partitions that it was begun with.
+    assert [(found.what, found.action) for found in topics.plan(bare)] == [("partitions", "by hand")]
+    assert topics.plan(bare.model_copy(update={"topic_partitions": 6})) == []
+    assert topics.apply(bare).epoch == done_now.begun
+    with pytest.raises(MeterlineExit, match="there is no epoch 7"):
+        retiring.standing(bare, 7)
+    delete(bare, plan.topic)
