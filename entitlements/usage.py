@@ -97,7 +97,7 @@ class Recorder:
             if published is not None:
                 waited = await self._waiting.counted([(EncodedEvent(value, event), published)], traceparent, wait_s)
                 ((answer.position, answer.counted),) = waited
-        # Not at info: a line a request cost a quarter of the rate. `explain` finds an event without it.
+        # Not at info, as with checks: a line a request costs too much of the rate. `explain` finds an event without it.
         if logger.isEnabledFor(logging.DEBUG):
             extra = {"principal": principal.name, "source_entity_id": event.source_entity_id, "state": answer.state}
             logger.debug("usage taken", extra=extra)
