@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from entitlements.log_epochs import LogEpochs
 from entitlements.models import Position
 from entitlements.sink import Published, SinkAway
-from meterline.errors import EmitError
+from meterline.errors import EmitError, EventTooLarge
 from meterline.flight import Answer
 from meterline.producer import Producer
 from meterline.receipts import Position as LogPosition
@@ -116,6 +116,8 @@ class KafkaSink:
             return Position(self._epochs.of_topic(answer.topic), answer.partition, answer.offset)
         if isinstance(answer, EmitError):
             metrics.RETRIES.labels("entitlements", "kafka").inc()
+            if isinstance(answer, EventTooLarge):
+                return SinkAway(f"The event is not recorded: {answer}. Run `meterline topics apply`, then send it again.")
             return SinkAway(f"Neither the log nor the spool took the event ({answer}); send it again.")
         return None
 

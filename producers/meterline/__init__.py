@@ -38,6 +38,7 @@ from meterline.errors import (
     Closed,
     DeliveryFailed,
     EmitError,
+    EventTooLarge,
     MeterError,
     MeterRefused,
     MeterUnavailable,
@@ -58,6 +59,6 @@ __all__ = [
     "RecordedOne", "LogPosition", "Summary", "SummaryLine", "Period",
     "MeterError", "MeterUnavailable", "MeterRefused", "ReservationDenied",
     "Producer", "EventDraft", "Receipt", "Position",
-    "EmitError", "QueueFull", "SpoolFull", "SpoolBroken", "DeliveryFailed", "Closed",
+    "EmitError", "QueueFull", "SpoolFull", "SpoolBroken", "DeliveryFailed", "EventTooLarge", "Closed",
     "InvalidEvent", "Reason",
 ]  # fmt: skip

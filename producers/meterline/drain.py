@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from meterline.link import Link, Unsent
+from meterline.link import Link, LinkAnswer, Unsent
 from meterline.receipts import Position
 from meterline.spool import Spool, SpooledRecord
 
@@ -134,11 +134,11 @@ class Drainer:
 
     def _send_chunk(self, records: list[SpooledRecord]) -> bool:
         answered = threading.Semaphore(0)
-        unsent: list[Unsent] = []
+        unsent: list[str] = []
 
-        def on_answer(answer: Position | Unsent) -> None:
-            if isinstance(answer, Unsent):
-                unsent.append(answer)
+        def on_answer(answer: LinkAnswer) -> None:
+            if not isinstance(answer, Position):
+                unsent.append(answer.detail if isinstance(answer, Unsent) else str(answer))
             answered.release()
 
         deadline = time.monotonic() + self._answer_within_s
@@ -151,5 +151,5 @@ class Drainer:
                 if self._stop.is_set() or time.monotonic() > deadline:
                     return False
         if unsent:
-            log.warning("draining the spool paused", extra={"unsent": len(unsent), "error": unsent[0].detail})
+            log.warning("draining the spool paused", extra={"unsent": len(unsent), "error": unsent[0]})
         return not unsent

@@ -23,6 +23,11 @@ class DeliveryFailed(EmitError):
     """The broker did not acknowledge the event within the delivery timeout, and there is no spool. It may have been written."""
 
 
+class EventTooLarge(EmitError):
+    """The event is valid, and larger than the topic or the client takes. Not spooled: it would only be refused again. Raise
+    the topic's max.message.bytes (`meterline topics apply`) or the client's message.max.bytes, then emit it again."""
+
+
 class Closed(EmitError):
     """The producer was closed before the event came."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from meterline.errors import EventTooLarge
 from meterline.receipts import Position
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ class Unsent(NamedTuple):
     detail: str
 
 
-OnAnswer = Callable[[Position | Unsent], None]
+LinkAnswer = Position | Unsent | EventTooLarge
+OnAnswer = Callable[[LinkAnswer], None]
 
 
 class Link:
@@ -62,7 +64,8 @@ class Link:
         self._client = self._connect()
 
     def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], on_answer: OnAnswer) -> bool:
-        """Queues a record; False while there is no room. The answer comes once, later, from `poll`."""
+        """Queues a record; False while there is no room. The answer comes once, later, from `poll`; at once, from here, for a
+        record that is larger than the client takes."""
         if self._fatal.is_set():
             return False
 
@@ -72,6 +75,9 @@ class Link:
         except BufferError:
             return False
         except self._kafka.KafkaException as error:
+            if error.args[0].code() == self._kafka.KafkaError.MSG_SIZE_TOO_LARGE:
+                on_answer(EventTooLarge(f"the client's message.max.bytes is too small: {error.args[0].str()}"))
+                return True
             # A client in a fatal state refuses; the caller tries again with the next one.
             log.error("the kafka client refused an event", extra={"error": str(error)})
             self._fatal.set()
@@ -88,7 +94,8 @@ class Link:
         else:
             if error.fatal():
                 self._fatal.set()
-            on_answer(Unsent(error.str()))
+            too_large = error.code() == self._kafka.KafkaError.MSG_SIZE_TOO_LARGE
+            on_answer(EventTooLarge(f"the topic {self._topic} refuses it: {error.str()}") if too_large else Unsent(error.str()))
 
     def poll(self, timeout_s: float) -> None:
         """Serves answers for up to `timeout_s`. One thread at a time calls this, again and again."""

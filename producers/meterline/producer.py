@@ -16,8 +16,8 @@ from typing import Any, Final
 from meterline.drain import Drainer
 from meterline.errors import Closed, DeliveryFailed, EmitError, QueueFull, SpoolBroken, SpoolFull
 from meterline.flight import Answer, Flight, Flights, as_receipt
-from meterline.link import Link, Unsent
-from meterline.receipts import Position, Receipt
+from meterline.link import Link, LinkAnswer, Unsent
+from meterline.receipts import Receipt
 from meterline.spool import Spool
 from meterline_schemas.draft import EncodedEvent, EventDraft, InvalidEvent, encode_event
 from meterline_schemas.instants import format_instant
@@ -307,12 +307,12 @@ class Producer:
                 return QueueFull(f"the queue stayed full for {self.delivery_timeout_s:g} s; slow down, or raise queue_events_max")
         return None
 
-    def _answered(self, flight: Flight, index: int, answer: Position | Unsent) -> None:
+    def _answered(self, flight: Flight, index: int, answer: LinkAnswer) -> None:
         """While polling, for each event, once."""
-        if isinstance(answer, Position):
-            self._flights.answer(flight, index, answer)
-        else:
+        if isinstance(answer, Unsent):
             self._failed.append((flight, index, answer))
+        else:
+            self._flights.answer(flight, index, answer)
 
     def _poll_until_stopped(self) -> None:
         while not self._stop.is_set():
