@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from cli.schema import prepare
@@ -31,7 +32,15 @@ RESTARTS_SETTLED_S = 30.0
 """A stage that ran this long is healthy: its next restart comes at once again."""
 
 _DECIDED = (
-    *("kafka_", "clickhouse_url", "clickhouse_user", "clickhouse_password", "clickhouse_ca_file", "postgres_url"),
+    *(
+        "kafka_",
+        "clickhouse_url",
+        "clickhouse_user",
+        "clickhouse_password",
+        "clickhouse_read_",
+        "clickhouse_ca_file",
+        "postgres_url",
+    ),
     *("postgres_ca_file", "stripe_secret_key", "stripe_api_base", "data_dir", "spool_dir", "http_host", "http_port"),
     *("metrics_port", "consumer_instance", "aggregator_instance"),
 )
@@ -217,11 +226,14 @@ class LocalSystem:
     def _environment(self) -> dict[str, str]:
         """What is kept, and the addresses of the servers."""
         addresses = self.addresses
+        reader = urlsplit(addresses.clickhouse_readonly)
         return (
             {"METERLINE_KAFKA_URL": addresses.kafka}
             | self._kept()
             | {
                 "METERLINE_CLICKHOUSE_URL": addresses.clickhouse.rstrip("/") + f"/{CLICKHOUSE_DATABASE}",
+                "METERLINE_CLICKHOUSE_READ_USER": reader.username or "",
+                "METERLINE_CLICKHOUSE_READ_PASSWORD": reader.password or "",
                 "METERLINE_POSTGRES_URL": addresses.postgres.rsplit("/", 1)[0] + "/meterline",
                 "METERLINE_STRIPE_SECRET_KEY": addresses.stripe_key,
                 "METERLINE_STRIPE_API_BASE": addresses.stripe,

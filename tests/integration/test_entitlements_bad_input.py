@@ -234,7 +234,8 @@ def test_an_encoded_body_is_not_guessed_at(server: Server) -> None:
         ("/v1/billing/summaries/", 400, "bad_id"),
         ("/v1/billing/nothing", 404, "no_such_route"),
         ("/v1/billing/usage", 405, "method_not_allowed"),
-        ("/v1/billing/usage/", 404, "no_such_route"),
+        ("/v1/billing/usage/", 400, "bad_id"),
+        ("/v1/billing/usage/a%2Fb", 404, "unknown_tenant"),
     ],
 )
 def test_bad_paths_and_queries_are_problems_too(server: Server, path: str, status: int, code: str) -> None:
