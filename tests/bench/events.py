@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -109,20 +109,23 @@ def drain(settings: Settings, topic: str) -> Rate:
     return Rate(records, seconds, cpu_s / records * 1e6)
 
 
-def consumed(pipeline: Pipeline, settings: Settings, say: Callable[[str], None]) -> Rate:
-    """The rate of a consumer process over the log: from its first commit to its last."""
+def consumed(
+    pipeline: Pipeline, settings: Settings, say: Callable[[str], None], start: Callable[[], Sequence[Child]] | None = None
+) -> Rate:
+    """The rate of a consumer process over the log, or of those that `start` starts: from the first commit to the last."""
     ends = sum(topic_state.log_ends(kafka.admin(settings), pipeline.topic, pipeline.partitions))
-    child = pipeline.consume()
+    children = start() if start is not None else [pipeline.consume()]
     first_at, first, first_cpu_s = 0.0, 0, 0.0
     deadline = time.monotonic() + _WITHIN_S
     while True:
-        done, now, cpu_s = sum(pipeline.committed().values()), time.perf_counter(), cpu_seconds(child)
+        done, now, cpu_s = sum(pipeline.committed().values()), time.perf_counter(), sum(map(cpu_seconds, children))
         if done and not first:
             first_at, first, first_cpu_s = now, done, cpu_s
         if done == ends:
             break
-        if time.monotonic() > deadline or child.poll() is not None:
-            raise RuntimeError(f"{done} of {ends} records are committed; the consumer says: {child.tail()}")
+        if time.monotonic() > deadline or any(child.poll() is not None for child in children):
+            said = "; ".join(child.tail() for child in children)
+            raise RuntimeError(f"{done} of {ends} records are committed; the consumer says: {said}")
         time.sleep(0.02)
     say(f"{ends - first:,} records after the first {first:,}")
     return Rate(ends - first, now - first_at, (cpu_s - first_cpu_s) / (ends - first) * 1e6)
