@@ -122,19 +122,29 @@ def add_lines(connection: Connection[Any], lines: Iterable[DeltaLine]) -> None:
         key = line[:3]
         known = days.get(key)
         days[key] = line[3:] if known is None else (known[0] + line[3], known[1] + line[4])
-    totals: dict[tuple[str, str], int] = {}
-    for (tenant_id, usage_type, _), (quantity, _) in days.items():
-        totals[tenant_id, usage_type] = totals.get((tenant_id, usage_type), 0) + quantity
-    _write(connection, _ADD_DAYS, [(*key, *days[key]) for key in sorted(days)])
-    _write(connection, _ADD_TOTALS, [(*key, totals[key]) for key in sorted(totals)])
+    ordered = sorted(days)
+    sums = [days[key] for key in ordered]
+    _write(connection, _ADD_DAYS, (*_columns(ordered, 3), *_columns(sums, 2)))
+    pairs: list[tuple[str, str]] = []
+    totals: list[int] = []
+    for (tenant_id, usage_type, _), (quantity, _) in zip(ordered, sums, strict=True):
+        if pairs and pairs[-1] == (tenant_id, usage_type):
+            totals[-1] += quantity
+        else:
+            pairs.append((tenant_id, usage_type))
+            totals.append(quantity)
+    _write(connection, _ADD_TOTALS, (*_columns(pairs, 2), list(map(str, totals))))
 
 
-def _write(connection: Connection[Any], statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    for start in range(0, len(rows), ROWS_MAX):
+def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[str]]:
+    return [[str(row[place]) for row in rows] for place in range(width)]
+
+
+def _write(connection: Connection[Any], statement: str, columns: Sequence[list[str]]) -> None:
+    for start in range(0, len(columns[0]), ROWS_MAX):
         # One text a column costs a tenth of an array of objects. A delta's names hold no control character; one that did
         # would make its column longer than the others, whose nulls the tables refuse.
-        columns = zip(*rows[start : start + ROWS_MAX], strict=True)
-        connection.execute(statement, tuple(_SEPARATOR.join(map(str, column)) for column in columns))
+        connection.execute(statement, tuple(_SEPARATOR.join(column[start : start + ROWS_MAX]) for column in columns))
 
 
 def note_repair(connection: Connection[Any], fence: Fence, to_offset: int, cause: str) -> None:
