@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -185,6 +186,9 @@ def test_a_wrong_delta_is_refused_where_it_is_made() -> None:
     assert decode_delta(encode_delta(whole)) == whole
     with pytest.raises(ValueError, match="sorted"):
         encode_delta(Delta(Epoch(1), Partition(0), Offset(0), Offset(2), 1, (line, line), Figures(admitted=2)))
+    for named in (line._replace(tenant_id=TenantId("a\x1fb")), line._replace(usage_type=UsageType("T\x00"))):
+        with pytest.raises(ValueError, match="control character"):
+            encode_delta(replace(whole, lines=(named,)))
 
 
 @given(st.binary(max_size=120))
