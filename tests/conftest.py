@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from runtime.exits import Exit
 from tests.running_stack import HOLDER, RunningStack, may_be_needed
+
+# How long an example takes says more about the machine than about the rule.
+hypothesis.settings.register_profile("meterline", deadline=None)
+hypothesis.settings.load_profile("meterline")
 
 RUNNING = pytest.StashKey[RunningStack]()
 
@@ -19,6 +25,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="what the integration tests run on: the embedded servers, or containers where Docker runs",
     )
+
+
+_LONGEST_FIRST = ("chaos", "mutants", "e2e", "simulation", "integration")
+"""Folders whose files take longest, in this order, so that none of them is begun when everything else is done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the folders that take longest; within a folder nothing changes."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+    items.sort(key=place)
 
 
 def pytest_configure(config: pytest.Config) -> None:

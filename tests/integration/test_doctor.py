@@ -85,7 +85,7 @@ def test_empty_servers_answer_and_lack_the_schema(empty: Report) -> None:
     assert empty.having("failed") == {"ClickHouse schema", "Postgres schema"}
     assert empty.checks["Postgres schema"]["remedy"] == "run `meterline migrate`"
     assert empty.checks["ClickHouse schema"]["remedy"] == "run `meterline migrate`"
-    assert empty.having("not checked") == {"topics", "epoch", "catalog", "service secrets"}
+    assert empty.having("not checked") == {"topics", "epoch", "catalog", "service secrets", "forget key"}
 
 
 def test_a_prepared_installation_is_well_and_hears_what_is_still_to_do(prepared: Settings) -> None:
