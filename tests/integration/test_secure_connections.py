@@ -209,6 +209,12 @@ def test_a_broker_refuses_a_wrong_password_of_librdkafka(servers: Servers, proto
 # -- Kafka by aiokafka, as Faust uses it ---------------------------------------------------------------------------
 
 
+async def _transports_closed() -> None:
+    """aiokafka asks its transports to close and does not wait for it: they need some turns of the loop, or warn when collected."""
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_aiokafka_writes_and_reads_over_a_secure_listener(servers: Servers, protocol: str) -> None:
     settings, topic = servers.kafka_settings(protocol), f"aiokafka.{protocol}"
@@ -221,7 +227,8 @@ def test_aiokafka_writes_and_reads_over_a_secure_listener(servers: Servers, prot
             consumer.assign([TopicPartition(topic, 0)])
             await consumer.seek_to_beginning()
             record = await asyncio.wait_for(consumer.getone(), 15)
-            return record.key, record.value
+        await _transports_closed()
+        return record.key, record.value
 
     assert asyncio.run(write_and_read()) == (b"key", b"value")
 
@@ -235,6 +242,7 @@ def _aiokafka_refusal(settings: Settings, caplog: pytest.LogCaptureFixture) -> s
             await asyncio.wait_for(producer.start(), 15)
         finally:
             await producer.stop()
+            await _transports_closed()
 
     with pytest.raises(AioKafkaError) as refused:
         asyncio.run(start())
