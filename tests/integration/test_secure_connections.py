@@ -210,7 +210,7 @@ def test_a_broker_refuses_a_wrong_password_of_librdkafka(servers: Servers, proto
 
 
 async def _transports_closed() -> None:
-    """aiokafka asks its transports to close and does not wait for it: they need some turns of the loop, or warn when collected."""
+    """aiokafka asks its transports to close and does not wait: they need some turns of the loop, or warn when collected."""
     for _ in range(20):
         await asyncio.sleep(0.005)
 
