@@ -100,7 +100,7 @@ OPERATIONS: Final[Mapping[str, tuple[str, ...]]] = {
 def seed(service: str, operation: str, *shows: Shows) -> Callable[[Test], Test]:
     """Says that the test shows this of the operation. Several decorators, several operations."""
     assert operation in OPERATIONS[service], f"{service} has no operation {operation!r}; see OPERATIONS"
-    assert shows and set(shows) <= set(SHOWS), f"say what is shown: some of {SHOWS}"
+    assert 0 < len(set(shows)) == len(set(shows) & set(SHOWS)), f"say what is shown: some of {SHOWS}"
 
     def mark(test: Test) -> Test:
         return test
