@@ -80,6 +80,15 @@ def test_a_month_that_lacks_the_anchors_day_ends_on_its_last_and_the_next_return
     assert cycles.after(at("2024-02-29T00:00:00"), "year", 1, at("2024-03-01T00:00:00")) == at("2025-02-28T00:00:00")
 
 
+def test_a_day_that_the_anchors_own_month_lacks_returns_in_the_next() -> None:
+    anchor = cycles.first_on(31, 0, at("2026-02-03T10:00:00"))
+    assert anchor == at("2026-02-28T00:00:00")
+    assert cycles.after(anchor, "month", 1, anchor, 31) == at("2026-03-31T00:00:00")
+    assert cycles.first_on(1, 0, at("2026-12-01T00:00:00")) == at("2027-01-01T00:00:00")
+    assert cycles.first_on(5, 3_600, at("2026-03-05T00:30:00")) == at("2026-03-05T01:00:00")
+    assert cycles.first_on(29, 0, at("2026-03-05T00:30:00"), 2) == at("2027-02-28T00:00:00")
+
+
 def test_an_anchor_ahead_is_the_end_of_the_first_cycle() -> None:
     assert cycles.after(at("2026-03-10T00:00:00"), "month", 1, at("2026-03-01T00:00:00")) == at("2026-03-10T00:00:00")
     assert cycles.after(at("2026-03-10T00:00:00"), "week", 2, at("2026-03-10T00:00:00")) == at("2026-03-24T00:00:00")

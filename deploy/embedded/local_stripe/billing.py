@@ -98,7 +98,7 @@ def period(body: Body) -> Span:
 
 def next_end(body: Body, at: int) -> int:
     """When the cycle after `at` ends."""
-    return cycles.after(body["billing_cycle_anchor"], body["_interval"], body["_interval_count"], at)
+    return cycles.after(body["billing_cycle_anchor"], body["_interval"], body["_interval_count"], at, anchor_day(body))
 
 
 def full_period(body: Body) -> Span:
@@ -107,11 +107,17 @@ def full_period(body: Body) -> Span:
     anchor, interval, count = body["billing_cycle_anchor"], body["_interval"], body["_interval_count"]
     if end == anchor:
         # The cycle before the anchor: as long as the one after it, counted back.
-        return cycles.nth(anchor, interval, count, -1), anchor
+        return cycles.nth(anchor, interval, count, -1, anchor_day(body)), anchor
     number = 0
-    while cycles.nth(anchor, interval, count, number + 1) <= start:
+    while cycles.nth(anchor, interval, count, number + 1, anchor_day(body)) <= start:
         number += 1
-    return cycles.nth(anchor, interval, count, number), end
+    return cycles.nth(anchor, interval, count, number, anchor_day(body)), end
+
+
+def anchor_day(body: Body) -> int | None:
+    """The day of the month that periods start on, where it was asked for as such."""
+    config = body.get("billing_cycle_anchor_config")
+    return None if config is None else int(config["day_of_month"])
 
 
 def running_discounts(body: Body, now: int) -> list[Body]:

@@ -112,7 +112,7 @@ def _trial(body: Body, params: forms.Params, now: int) -> bool:
     end = wanted.trial_end_of(params, now)
     body["status"], body["trial_end"] = "trialing", end
     body["trial_start"] = body["trial_start"] or now
-    body["billing_cycle_anchor"] = end
+    body["billing_cycle_anchor"], body["billing_cycle_anchor_config"] = end, None
     body["_period"] = [body["_period"][0], end]
     body["_warned"] = False
     return False
@@ -156,7 +156,7 @@ def _begin_anew(state: State, body: Body, prorations: list[Body], now: int, tria
             if item["price"]["id"] in changed - known and not prorations:
                 back += billing.prorate(state, body, item, None, now, now)
         billing.keep_pending(state, back)
-    body["billing_cycle_anchor"] = now
+    body["billing_cycle_anchor"], body["billing_cycle_anchor_config"] = now, None
     body["status"] = "active" if trial_over else body["status"]
     body["_period"] = [now, billing.next_end(body, now)]
     lines = billing.cycle_lines(state, body, items, None if trial_over else ended, billing.period(body))

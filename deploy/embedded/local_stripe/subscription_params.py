@@ -12,6 +12,7 @@ from deploy.embedded.local_stripe.state import State
 ITEMS_MAX = 20
 TRIAL_S_MAX = 730 * 86_400
 QUANTITY_MAX = 999_999
+_ANCHOR = {"day_of_month": (1, 31), "month": (1, 12), "hour": (0, 23), "minute": (0, 59), "second": (0, 59)}
 
 
 def new_item(state: State, row: forms.Params, subscription: str, now: int, param: str) -> Body:
@@ -91,6 +92,28 @@ def trial_end_of(params: forms.Params, now: int) -> int | None:
     if not now < end <= now + TRIAL_S_MAX:
         raise wrong("trial_end", "want a time ahead, at most two years")
     return end
+
+
+def anchor_config_of(params: forms.Params) -> Body | None:
+    """The day of the month, and the time, that periods are to start on; None where it is not said so."""
+    if "billing_cycle_anchor_config" not in params:
+        return None
+    if "billing_cycle_anchor" in params:
+        raise wrong("billing_cycle_anchor_config", "give either this or billing_cycle_anchor")
+    given = forms.inner_of(params, "billing_cycle_anchor_config")
+    forms.only(given, tuple(_ANCHOR))
+    config: Body = {name: forms.integer_of(given, name) for name in _ANCHOR}
+    for name, (least, most) in _ANCHOR.items():
+        if config[name] is None and name == "day_of_month":
+            raise missing("billing_cycle_anchor_config[day_of_month]")
+        if config[name] is not None and not least <= config[name] <= most:
+            raise wrong(f"billing_cycle_anchor_config[{name}]", f"want {least} to {most}")
+    return config
+
+
+def time_s_of(config: Body) -> int:
+    """The time of day of an anchor, in seconds after midnight; what is not said is 0."""
+    return (config["hour"] or 0) * 3_600 + (config["minute"] or 0) * 60 + (config["second"] or 0)
 
 
 def missing_method_of(params: forms.Params) -> str:

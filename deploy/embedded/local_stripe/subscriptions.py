@@ -12,7 +12,8 @@ from deploy.embedded.local_stripe.problems import Problem, wrong
 from deploy.embedded.local_stripe.state import State
 
 _CREATE = (
-    "customer", "items", "currency", "billing_cycle_anchor", "trial_end", "trial_period_days", "trial_settings",
+    "customer", "items", "currency", "billing_cycle_anchor", "billing_cycle_anchor_config",
+    "trial_end", "trial_period_days", "trial_settings",
     "cancel_at_period_end", "cancel_at", "collection_method", "days_until_due", "default_payment_method", "metadata",
     "proration_behavior", "payment_behavior", "discounts", "description", "off_session",
 )  # fmt: skip
@@ -38,6 +39,10 @@ def begin(state: State, params: forms.Params, now: int) -> Body:
     if method and objects.get(state, "payment_method", method, "default_payment_method", 400)["customer"] != customer:
         raise Problem("The payment method is not attached to the customer.", param="default_payment_method")
     start = trial_end or now
+    config, day = wanted.anchor_config_of(params), None
+    if config is not None:
+        day = int(config["day_of_month"])
+        anchor = cycles.first_on(day, wanted.time_s_of(config), start, config["month"])
     anchor = anchor if anchor is not None and anchor >= start else start
     first = not objects.find(state, "subscription", customer=customer)
     given = discounts.redeemed(state, params, customer, first)
@@ -50,6 +55,7 @@ def begin(state: State, params: forms.Params, now: int) -> Body:
         "object": "subscription",
         "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
         "billing_cycle_anchor": anchor,
+        "billing_cycle_anchor_config": config,
         "billing_mode": {"flexible": None, "type": "classic"},
         "cancel_at": forms.integer_of(params, "cancel_at"),
         "cancel_at_period_end": forms.flag_of(params, "cancel_at_period_end") is True,
@@ -81,7 +87,7 @@ def begin(state: State, params: forms.Params, now: int) -> Body:
         "_discounts": given,
         "_interval": interval,
         "_interval_count": count,
-        "_period": [now, trial_end or cycles.after(anchor, interval, count, now)],
+        "_period": [now, trial_end or cycles.after(anchor, interval, count, now, day)],
         "_warned": False,
     }
     if body["cancel_at"] is not None and body["cancel_at"] <= now:
@@ -204,7 +210,7 @@ def resume(state: State, body: Body, now: int) -> None:
     """A subscription that its trial's end paused goes on with a period from now."""
     if body["status"] != "paused":
         raise Problem("Only a paused subscription can be resumed.", param="id")
-    body["billing_cycle_anchor"] = now
+    body["billing_cycle_anchor"], body["billing_cycle_anchor_config"] = now, None
     body["_period"] = [now, billing.next_end(body, now)]
     body["status"] = "active"
     lines = billing.cycle_lines(state, body, kept.items_of(state, body["id"]), None, billing.period(body))

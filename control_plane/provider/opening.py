@@ -1,0 +1,22 @@
+"""The payment provider of the settings."""
+
+from __future__ import annotations
+
+from control_plane.provider.port import Provider
+from control_plane.provider.stripe import StripeProvider
+from runtime.settings import Settings, SettingsError
+
+
+def open_provider(settings: Settings) -> Provider:
+    """Connects to nothing. Raises SettingsError without a key, and for a live key that is pointed at another address."""
+    if settings.stripe_secret_key is None:
+        raise SettingsError("METERLINE_STRIPE_SECRET_KEY: set the secret key of the Stripe account (sk_test_... or sk_live_...)")
+    key = settings.stripe_secret_key.get_secret_value()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError("METERLINE_STRIPE_SECRET_KEY: this is no key; it looks like sk_test_...")
+    provider = StripeProvider(key, api_base=settings.stripe_api_base, timeout_s=settings.stripe_timeout_s)
+    if provider.livemode and settings.stripe_api_base:
+        raise SettingsError(
+            "METERLINE_STRIPE_API_BASE is set: a live key is sent to Stripe only; use a test key here, or unset it"
+        )
+    return provider
