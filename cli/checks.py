@@ -40,7 +40,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 def unused_settings(settings: Settings) -> Answer:
     """What was set and does nothing."""
-    names = {field: aliases[1] for field, aliases in variables().items() if field in ("redis_url", "node_env")}
+    unused = ("redis_url", "node_env", "clerk_secret_key")
+    names = {field: aliases[1] for field, aliases in variables().items() if field in unused}
     found = [names[field] for field in names if getattr(settings, field) is not None]
     if found:
         return warning(f"{' and '.join(found)} set, and not used by anything here", "remove what nothing else needs")

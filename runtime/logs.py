@@ -86,6 +86,7 @@ def configure_logging(settings: Settings, stage: str) -> None:
     # Libraries that tell of every connection or request at info.
     for chatty in ("httpx", "httpcore", "urllib3", "aiokafka", "faust", "mode", "stripe", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    for name, value in (("REDIS_URL", settings.redis_url), ("NODE_ENV", settings.node_env)):
+    unused = {"REDIS_URL": settings.redis_url, "NODE_ENV": settings.node_env, "CLERK_SECRET_KEY": settings.clerk_secret_key}
+    for name, value in unused.items():
         if value:
             logging.getLogger(__name__).info("setting is accepted but unused", extra={"setting": name})

@@ -6,12 +6,12 @@ field use (`DATABASE_URL`, `KAFKA_URL`, ...). `.env.example` is generated from t
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from runtime import setting_forms
 
 PREFIX = "METERLINE_"
 
@@ -167,7 +167,13 @@ class Settings(BaseModel):
 
     # Stripe
     stripe_secret_key: SecretStr | None = _setting("Stripe", None, "Secret key, sk_test_... or sk_live_...", "STRIPE_SECRET_KEY")
-    stripe_webhook_secret: SecretStr | None = _setting("Stripe", None, "Signing secret, whsec_...", "STRIPE_WEBHOOK_SECRET")
+    stripe_webhook_secret: SecretStr | None = _setting(
+        "Stripe",
+        None,
+        "Signing secrets, whsec_..., separated by commas: the endpoint's, the thin events' destination's, and an old one's while "
+        "it is changed.",
+        "STRIPE_WEBHOOK_SECRET",
+    )
     stripe_api_base: str | None = _setting("Stripe", None, "Base address of a local Stripe; empty: Stripe's own.")
     close_grace_s: float = _setting(
         "Stripe",
@@ -218,49 +224,17 @@ class Settings(BaseModel):
     # Accepted, because other services of the field have them, and reported as unused.
     redis_url: str | None = _setting("Unused", None, "Accepted and reported: nothing here uses Redis.", "REDIS_URL")
     node_env: str | None = _setting("Unused", None, "Accepted and reported.", "NODE_ENV")
+    clerk_secret_key: SecretStr | None = _setting(
+        "Unused", None, "Accepted and reported: Clerk's own interface is never called.", "CLERK_SECRET_KEY"
+    )
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _level_in_lower_case(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = value.lower()
-            return "warning" if value == "warn" else value
-        return value
-
-    @field_validator("kafka_url")
-    @classmethod
-    def _brokers(cls, value: str) -> str:
-        for address in value.split(","):
-            if not _has_host_and_port(address.strip()):
-                raise ValueError(f"{address.strip()!r} is not host:port; write several as host:port,host:port")
-        return value
-
-    @field_validator("clickhouse_url", "stripe_api_base", "clerk_issuer")
-    @classmethod
-    def _http_address(cls, value: str | None) -> str | None:
-        if value is not None and not _is_url(value, "http", "https"):
-            raise ValueError("must look like http://host:port/... or https://host/...")
-        return value
-
-    @field_validator("alert_webhook_url")
-    @classmethod
-    def _webhook_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        url = urlsplit(value)
-        local = url.hostname in ("localhost", "127.0.0.1", "::1")
-        if not _is_url(value, "https", "http") or (url.scheme == "http" and not local):
-            raise ValueError("must look like https://host/...; http goes to this machine only")
-        if "@" in url.netloc or url.fragment:
-            raise ValueError("holds no user, password or fragment; the signature says who posts")
-        return value
-
-    @field_validator("alert_webhook_secrets")
-    @classmethod
-    def _webhook_secrets(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            _webhook_keys(value)
-        return value
+    _level = field_validator("log_level", mode="before")(setting_forms.level)
+    _brokers = field_validator("kafka_url")(setting_forms.brokers)
+    _http_address = field_validator("clickhouse_url", "stripe_api_base", "clerk_issuer")(setting_forms.http_address)
+    _webhook_address = field_validator("alert_webhook_url")(setting_forms.webhook_address)
+    _webhook_secrets = field_validator("alert_webhook_secrets")(setting_forms.webhook_secrets)
+    _postgres_address = field_validator("postgres_url")(setting_forms.postgres_address)
+    _forget_key = field_validator("forget_key")(setting_forms.long_key)
 
     @model_validator(mode="after")
     def _webhook_is_signed(self) -> Settings:
@@ -273,23 +247,7 @@ class Settings(BaseModel):
     @property
     def alert_webhook_keys(self) -> tuple[bytes, ...]:
         """What alerts are signed with, each."""
-        return () if self.alert_webhook_secrets is None else _webhook_keys(self.alert_webhook_secrets)
-
-    @field_validator("postgres_url")
-    @classmethod
-    def _postgres_address(cls, value: SecretStr) -> SecretStr:
-        # The other form that libpq takes is left to it: "host=... dbname=...". The message never shows the password.
-        text = value.get_secret_value()
-        if not (_is_url(text, "postgresql", "postgres") or ("=" in text and "://" not in text)):
-            raise ValueError("must look like postgresql://user:password@host:port/database")
-        return value
-
-    @field_validator("forget_key")
-    @classmethod
-    def _key_is_long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < 32:
-            raise ValueError("must have 32 bytes at least; `openssl rand -hex 32` makes one")
-        return value
+        return () if self.alert_webhook_secrets is None else setting_forms.webhook_keys(self.alert_webhook_secrets)
 
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> Settings:
@@ -301,39 +259,6 @@ class Settings(BaseModel):
                 "METERLINE_KAFKA_SASL_MECHANISM, _USERNAME and _PASSWORD"
             )
         return self
-
-
-def _webhook_keys(secrets: SecretStr) -> tuple[bytes, ...]:
-    """Raises ValueError, without a secret in it."""
-    keys = []
-    for text in secrets.get_secret_value().split(","):
-        try:
-            key = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
-        except ValueError:
-            key = b""
-        if not text.strip().startswith("whsec_") or not 24 <= len(key) <= 64:
-            raise ValueError("want whsec_ and base64 of 24 to 64 bytes: `echo whsec_$(openssl rand -base64 32)` makes one")
-        keys.append(key)
-    if len(keys) > 2:
-        raise ValueError("want one secret, or two while one replaces the other")
-    return tuple(keys)
-
-
-def _is_url(text: str, *schemes: str) -> bool:
-    try:
-        url = urlsplit(text)
-        return url.scheme in schemes and (url.port is None or url.port > 0) and (bool(url.hostname) or "postgresql" in schemes)
-    except ValueError:
-        # A port that is no number; several hosts, which libpq takes, are left to it.
-        return "postgresql" in schemes and text.startswith(tuple(f"{scheme}://" for scheme in schemes)) and "," in text
-
-
-def _has_host_and_port(text: str) -> bool:
-    try:
-        url = urlsplit(f"//{text}")
-        return bool(url.hostname) and bool(url.port) and url.netloc == text and "@" not in text
-    except ValueError:
-        return False
 
 
 def variables() -> dict[str, tuple[str, ...]]:
