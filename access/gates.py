@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,11 +23,20 @@ from access.rate_limits import RateLimits
 from access.service_secrets import ServiceSecretVerifier
 from access.signing_keys import BadKey, FixedKey, PublishedKeys, fetch_from
 from access.user_tokens import ALGORITHM as HS256
-from access.user_tokens import SECRET_BYTES_MIN, TENANTS_OF_USERS, UserTokens, tenants_of
+from access.user_tokens import (
+    SECRET_BYTES_MIN,
+    TENANTS_OF_USERS,
+    Accounts,
+    AccountsOnFirstSight,
+    KnownAccounts,
+    UserTokens,
+    tenants_of,
+)
 from access.verifiers import Gate
 from runtime.keyring import keyring
 from runtime.settings import Settings, SettingsError
 from store.api_keys import ApiKey
+from store.first_sight import Seen, see
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +51,19 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def gate_of(settings: Settings, pool: Pool, *, dev: bool = False) -> Gate:
-    """The gate; its verifiers read through `pool` when they are asked. Raises SettingsError for a key that is none."""
+def gate_of(settings: Settings, pool: Pool, *, dev: bool = False, makes_accounts: bool = False) -> Gate:
+    """The gate; its verifiers read through `pool` when they are asked. Raises SettingsError for a key that is none.
+
+    With `makes_accounts` every user whose token is verified has an account before anything is done for it.
+    """
     read_within_s = min(READ_WITHIN_S, settings.postgres_timeout_s)
     keys = keyring(settings)
     tokens: dict[str, TokenVerifier] = {}
     if settings.jwt_access_secret is not None:
-        users: Lookups[str, str] = Lookups(_reader(pool, TENANTS_OF_USERS, tenants_of, read_within_s))
-        tokens[HS256] = UserTokens(settings.jwt_access_secret.get_secret_value(), users)
+        accounts: Accounts = KnownAccounts(Lookups(_reader(pool, TENANTS_OF_USERS, tenants_of, read_within_s)))
+        if makes_accounts:
+            accounts = AccountsOnFirstSight(Lookups(_seer(pool, read_within_s)))
+        tokens[HS256] = UserTokens(settings.jwt_access_secret.get_secret_value(), accounts)
     signing = _signing_keys(settings)
     if signing is not None:
         parties = [party.strip() for party in settings.clerk_authorized_parties.split(",") if party.strip()]
@@ -120,11 +135,27 @@ def _reader(pool: Pool, sql: str, of_rows: Any, within_s: float) -> Read[K, V]:
     return read
 
 
+def _seer(pool: Pool, within_s: float) -> Read[Seen, str]:
+    async def read(users: Sequence[Seen]) -> Mapping[Seen, str]:
+        async with _connection(pool, within_s) as connection:
+            tenants = await see(connection, users)
+        return {user: tenants[user.user_id] for user in users if user.user_id in tenants}
+
+    return read
+
+
 async def _rows(pool: Pool, sql: str, parameters: Any, within_s: float) -> list[tuple[Any, ...]]:
+    async with _connection(pool, within_s) as connection:
+        cursor = await connection.execute(sql.encode(), parameters)
+        return await cursor.fetchall()
+
+
+@asynccontextmanager
+async def _connection(pool: Pool, within_s: float) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Raises LookupAway when it is not had, or what it is used for is not done, in time."""
     try:
         async with asyncio.timeout(within_s), pool.connection(timeout=within_s) as connection:
-            cursor = await connection.execute(sql.encode(), parameters)
-            return await cursor.fetchall()
+            yield connection
     except (psycopg.Error, PoolTimeout, TimeoutError) as error:
         logger.warning("credentials cannot be read", extra={"error": str(error) or type(error).__name__})
         raise LookupAway from error

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.principals import AccessRefused
 from entitlements.problems import MEDIA_TYPE, Problem
 from entitlements.store import StoreAway
-from entitlements.warehouse import WarehouseAway
 from runtime import metrics, trace
 from runtime.logs import bound
+from runtime.warehouse import WarehouseAway
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from access.clerk_tokens import ClerkTokens
 from access.lookups import LookupAway, Lookups
 from access.principals import AccessRefused, Principal
 from access.signing_keys import READ_AGAIN_S, STALE_MAX_S, FixedKey, KeysAway, PublishedKeys, keys_of
-from access.user_tokens import UserTokens
+from access.user_tokens import KnownAccounts, UserTokens
 from tests.fakes.tokens import (
     ISSUER,
     ORIGIN,
@@ -49,7 +49,7 @@ def verifier(
 ) -> BearerVerifier:
     read = (accounts or Accounts()).read
     clerk = ClerkTokens(FixedKey(pem_of(clerk_key("one"))), ISSUER, [ORIGIN])
-    return BearerVerifier(None, {"HS256": UserTokens(secret, Lookups(read)), "RS256": clerk}, now)
+    return BearerVerifier(None, {"HS256": UserTokens(secret, KnownAccounts(Lookups(read))), "RS256": clerk}, now)
 
 
 def verified(token: str, by: BearerVerifier | None = None, scheme: str = "Bearer") -> Principal:
@@ -188,7 +188,7 @@ def test_a_remembered_token_ends_at_its_end_and_is_verified_anew_in_between() ->
                 checked.append(clock[0])
                 return await super().verified(token, header)
 
-        by = BearerVerifier(None, {"HS256": Counted(USER_SECRET, Lookups(Accounts().read))}, lambda: clock[0])
+        by = BearerVerifier(None, {"HS256": Counted(USER_SECRET, KnownAccounts(Lookups(Accounts().read)))}, lambda: clock[0])
         headers = [(b"authorization", f"bearer {user_token(tenantId='t', expires_s=600)}".encode())]
         for _ in range(5):
             assert await by.verify(headers)
