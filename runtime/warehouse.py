@@ -47,7 +47,7 @@ class Readers:
         return self.read(name, read)
 
     def read(self, name: str, work: Callable[[Client], T]) -> T:
-        """What `work` makes of a client. `name` is for the metric. Blocks for `within_s` to be let in, and as long to be answered.
+        """What `work` makes of a client. `name` is for the metric. Blocks for `within_s` to be let in, and as long again.
 
         Raises WarehouseAway, and what `work` raises.
         """
