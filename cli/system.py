@@ -180,14 +180,14 @@ class LocalSystem:
         self.stop()
         for folder in ("logs", "spool", "aggregator"):
             shutil.rmtree(self.data_dir / folder, ignore_errors=True)
-        for file in ("service_secret", "http_port", "stack.json", "env"):
+        for file in ("service_secret", "http_port", "api_port", "stack.json", "env"):
             (self.data_dir / file).unlink(missing_ok=True)
         self._stack.forget()
 
     def as_json(self) -> dict[str, Any]:
-        """`stack.json`: where other tools join in. The control plane and the exporter's schedule are not served yet."""
+        """`stack.json`: where other tools join in. The exporter's schedule is not served yet."""
         settings = self.settings
-        pids: dict[str, int | None] = dict.fromkeys(("kafka", "control-plane", "exporter"))
+        pids: dict[str, int | None] = dict.fromkeys(("kafka", "exporter"))
         pids |= self._stack.addresses().pids
         pids |= {stage.name: stage.child.pid for stage in self._stages.values() if stage.child is not None}
         return {
@@ -196,7 +196,7 @@ class LocalSystem:
             "clickhouse_readonly": self.addresses.clickhouse_readonly,
             "postgres": settings.postgres_url.get_secret_value(),
             "http": self.http(),
-            "api": None,
+            "api": self.http("control-plane"),
             "stripe": self.addresses.stripe,
             "stripe_key": self.addresses.stripe_key,
             "service_secret": self.service_secret,
@@ -246,7 +246,8 @@ class LocalSystem:
 
     def _make_stages(self) -> list[Stage]:
         me = [sys.executable, "-m", "cli"]
-        http_port = self._http_port or self._remembered_port()
+        http_port = self._http_port or self._remembered_port("http_port")
+        api_port = self._remembered_port("api_port")
         consumer_port, aggregator_port = free_port(), free_port()
         return [
             Stage(
@@ -264,11 +265,12 @@ class LocalSystem:
                 "/ready",
             ),
             Stage("entitlements", [*me, "serve", "entitlements"], {"METERLINE_HTTP_PORT": str(http_port)}, http_port, "/ready"),
+            Stage("control-plane", [*me, "serve", "control-plane"], {"METERLINE_HTTP_PORT": str(api_port)}, api_port, "/ready"),
         ]
 
-    def _remembered_port(self) -> int:
+    def _remembered_port(self, name: str) -> int:
         """The HTTP port of last time where it is free, so that a saved address goes on working; else another one."""
-        file = self.data_dir / "http_port"
+        file = self.data_dir / name
         try:
             port = int(file.read_text("ascii"))
         except (FileNotFoundError, ValueError):

@@ -23,7 +23,7 @@ from access.verifiers import Gate
 from entitlements.bodies import read_body
 from entitlements.checks import Checks
 from entitlements.counted import Fences, timeout_of
-from entitlements.edge import Edge
+from entitlements.edge import refuses
 from entitlements.explaining import Explaining
 from entitlements.freshness import Freshness
 from entitlements.kafka_sink import KafkaSink
@@ -45,12 +45,13 @@ from entitlements.usage import Recorder
 from entitlements.waiting import Waiting
 from entitlements.warehouse import Warehouse
 from runtime import trace
+from runtime.http_edge import Edge
 from runtime.settings import Settings
 
-STOP_SHARE_REQUESTS = 0.4
 STOP_SHARE_SINK = 0.4
 STOP_SHARE_STORE = 0.1
-"""Of `stop_within_s`: for requests under way, for what they published, for connections. The rest is the interpreter's."""
+"""Of `stop_within_s`: for what requests published, for connections. Requests under way have their own share, and the rest is
+the interpreter's."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
 
 def middleware(settings: Settings) -> list[Middleware]:
     """What every request passes through, outermost first."""
-    through = [Middleware(Edge)]
+    through = [Middleware(Edge, refuses)]
     origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
     if origins:
         cors = Middleware(

@@ -9,12 +9,13 @@ from access.principals import AccessRefused
 from entitlements.models import ENCODER, ProblemDocument
 from meterline_schemas.reasons import Reason
 
-MEDIA_TYPE = b"application/problem+json"
 TYPE_PREFIX = "urn:meterline:problem:"
 
 
 class Problem(Exception):
     """A request ends with this. The detail says what was found and what to do about it; no secret stands in it."""
+
+    media_type = b"application/problem+json"
 
     def __init__(self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)

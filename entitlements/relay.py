@@ -20,10 +20,10 @@ from typing import Any
 import psycopg
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from entitlements.repeating import repeat_until
 from runtime import kafka, metrics
 from runtime.crash import crash_point
 from runtime.life import Backoff
+from runtime.repeating import repeat_until
 from runtime.settings import Settings
 from store import outbox
 from store.outbox import Waiting
@@ -53,7 +53,7 @@ class Relay:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set, a turn's time at most after it. Outlives an absent Postgres and an absent Kafka."""
-        repeat_until(stop, "outbox relay", self._connect, self._round)
+        repeat_until(stop, "entitlements", "outbox relay", self._connect, self._round)
         if self._producer is not None:
             self._producer.flush(POLL_S)
 

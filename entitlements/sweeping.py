@@ -11,8 +11,8 @@ import psycopg
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from entitlements.repeating import repeat_until
 from runtime import metrics
+from runtime.repeating import repeat_until
 from store import hold_sweeping
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Sweeper:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set. Outlives an absent Postgres and an absent ClickHouse: nothing waits for the sweeper."""
-        repeat_until(stop, "hold sweeper", self._connect, self._round)
+        repeat_until(stop, "entitlements", "hold sweeper", self._connect, self._round)
         if self._client is not None:
             self._client.close()
 

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 
 from entitlements.queries import statement
-from entitlements.repeating import repeat_until
 from entitlements.standings import Ask, Found, Windows, found, parameters
 from metering import periods
 from metering.alerts import reached
 from meterline_schemas.alert import Alert
 from runtime import metrics
+from runtime.repeating import repeat_until
 from runtime.settings import Settings
 from store import alerts
 from store.alerts import Changed
@@ -61,7 +61,7 @@ class Thresholds:
 
     def run_until(self, stop: threading.Event) -> None:
         """Blocks until `stop` is set. Outlives an absent Postgres; what changes meanwhile is looked at afterwards."""
-        repeat_until(stop, "thresholds", self._connect, self._round)
+        repeat_until(stop, "entitlements", "thresholds", self._connect, self._round)
 
     def _round(self, connection: psycopg.Connection[Any]) -> float:
         """A page; how long to wait before the next one."""

@@ -21,11 +21,11 @@ import httpx
 import msgspec
 import psycopg
 
-from entitlements.repeating import repeat_until
 from metering.alerts import wait_s
 from meterline_schemas.alert import encode_alert
 from meterline_schemas.instants import format_instant
 from runtime import metrics
+from runtime.repeating import repeat_until
 from runtime.settings import Settings
 from store import alerts
 from store.alerts import Telling
@@ -82,7 +82,7 @@ class Webhooks:
             def turn(connection: psycopg.Connection[Any]) -> float:
                 return 0.0 if self.turn(connection, client, stop) == BATCH_MAX else IDLE_S
 
-            repeat_until(stop, "webhooks", self._connect, turn)
+            repeat_until(stop, "entitlements", "webhooks", self._connect, turn)
 
     def client(self) -> httpx.Client:
         """Follows no redirect, and takes no proxy from the environment: it talks to the configured address alone."""

@@ -47,7 +47,7 @@ DRIFT = Gauge("meterline_drift_findings", "Findings of the last reconcile, by in
 RECONCILED_AT = Gauge("meterline_reconciled_timestamp_seconds", "When reconcile ran last.")
 # Tenants with more usage types than METERLINE_USAGE_TYPES_MANY: most often an id that was put into the type.
 TENANTS_WITH_MANY_TYPES = Gauge("meterline_tenants_with_many_usage_types", "Tenants with more usage types than is sound.")
-# Rows past their time that were dropped, by table (outbox, inbox, holds, usage_alerts, audit).
+# Rows past their time that were dropped, by table (outbox, inbox, holds, usage_alerts, idempotency_keys, audit).
 ROWS_DROPPED = Counter("meterline_rows_dropped_total", "Rows dropped after their time, by table.", ["table"])
 # Age of `asOf`: how far the counters are behind the log.
 FRESHNESS_SECONDS = Gauge("meterline_freshness_seconds", "Age of the newest instant that the counters are known to cover.")

@@ -199,6 +199,9 @@ class Settings(BaseModel):
     inbox_keep_days: int = _setting("Retention", 90, "Days that finished webhook rows are kept.", ge=1, le=3_650)
     alerts_keep_days: int = _setting("Retention", 400, "Days that alerts are kept after their period.", ge=1, le=3_650)
     holds_keep_days: int = _setting("Retention", 30, "Days that finished reservations are kept.", ge=1, le=3_650)
+    idempotency_keep_days: int = _setting(
+        "Retention", 1, "Days that an answer is kept under its Idempotency-Key.", ge=1, le=3_650
+    )
     audit_keep_days: int = _setting("Retention", 0, "Days that audit rows are kept; 0: for ever.", ge=0, le=36_500)
 
     # Erasure

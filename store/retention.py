@@ -1,4 +1,5 @@
-"""What has done its work is dropped after its time: sent outbox rows, finished inbox rows, finished holds, old audit rows.
+"""What has done its work is dropped after its time: sent outbox rows, finished inbox rows, finished holds, old audit rows,
+answers kept under idempotency keys.
 
 Rejects are ClickHouse's to drop, by the TTL that `store.migrate` sets; the deltas topic is Kafka's.
 """
@@ -38,6 +39,10 @@ _STATEMENTS = {
         " (SELECT alert_id FROM usage_alerts WHERE period_end < %s AND state <> 'waiting'"
         "  ORDER BY period_end LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
+    "idempotency_keys": (
+        "DELETE FROM idempotency_keys WHERE (who, key) IN"
+        " (SELECT who, key FROM idempotency_keys WHERE started_at < %s ORDER BY started_at LIMIT %s FOR UPDATE SKIP LOCKED)"
+    ),
     "audit": "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
 }
 
@@ -60,6 +65,7 @@ def sweep(connection: Connection[Any], settings: Settings, now: datetime) -> Swe
         "inbox": settings.inbox_keep_days,
         "holds": settings.holds_keep_days,
         "usage_alerts": settings.alerts_keep_days,
+        "idempotency_keys": settings.idempotency_keep_days,
         "audit": settings.audit_keep_days,
     }
     rows, more = {}, False

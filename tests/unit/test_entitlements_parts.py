@@ -16,7 +16,7 @@ from access.principals import Principal
 from entitlements import bodies
 from entitlements.bodies import asked_quantity, parse, parse_items, read_body, readable
 from entitlements.counted import Fences, timeout_of
-from entitlements.edge import Edge
+from entitlements.edge import refuses
 from entitlements.freshness import NEWEST, Freshness
 from entitlements.log_epochs import LogEpochs
 from entitlements.models import CheckBatchRequest, CheckRequest, Position, number
@@ -26,6 +26,7 @@ from entitlements.standings import STATEMENTS_MAX, TOGETHER_MAX, Ask, Standings,
 from entitlements.store import Store, StoreAway
 from entitlements.usage import Recorder
 from entitlements.waiting import Waiting
+from runtime.http_edge import Edge
 from runtime.settings import Settings
 from tests.fakes.usage_sink import MemorySink
 
@@ -333,7 +334,7 @@ def test_a_defect_is_answered_with_an_id_and_without_its_cause(caplog: pytest.Lo
         raise AssertionError("nobody reads")
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"x-request-id", b"r-1")], "state": {}}
-    asyncio.run(Edge(broken)(scope, receive, send))
+    asyncio.run(Edge(broken, refuses)(scope, receive, send))
     said = msgspec.json.decode(sent[1]["body"])
     assert (sent[0]["status"], said["code"], said["requestId"]) == (500, "internal", "r-1")
     assert b"secret" not in sent[1]["body"]

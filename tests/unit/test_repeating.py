@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from entitlements import repeating
-from entitlements.repeating import repeat_until
+from runtime.repeating import repeat_until
 
 
 def test_a_turn_that_fails_is_repeated_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,5 +42,5 @@ def test_a_turn_that_fails_is_repeated_on_a_new_connection(monkeypatch: pytest.M
             stop.set()
         return 0.0
 
-    repeat_until(stop, "it", connect, turn)
+    repeat_until(stop, "stage", "it", connect, turn)
     assert turns == [0, -1, 1, 2, 2]

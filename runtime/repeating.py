@@ -1,4 +1,4 @@
-"""How a loop of this stage lives: one connection, turn after turn, and anew when Postgres was away."""
+"""How a loop beside a server lives: one connection, turn after turn, and anew when Postgres was away."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ AWAY_MOST_S = 30.0
 
 def repeat_until(
     stop: threading.Event,
+    stage: str,
     what: str,
     connect: Callable[[], psycopg.Connection[Any]],
     turn: Callable[[psycopg.Connection[Any]], float],
@@ -36,12 +37,12 @@ def repeat_until(
                     backoff.reset()
                     stop.wait(wait_s)
         except psycopg.Error as error:
-            metrics.RETRIES.labels("entitlements", "postgres").inc()
+            metrics.RETRIES.labels(stage, "postgres").inc()
             problem = str(error).strip() or type(error).__name__
             logger.warning("postgres is away; tried again", extra={"what": what, "error": problem})
             stop.wait(backoff.wait_s())
         except Exception:
-            # The last resort: a defect in a turn must end neither the loop nor the process, which answers checks.
-            metrics.RETRIES.labels("entitlements", "defect").inc()
+            # The last resort: a defect in a turn must end neither the loop nor the process, which answers requests.
+            metrics.RETRIES.labels(stage, "defect").inc()
             logger.exception("a turn failed; tried again", extra={"what": what})
             stop.wait(AWAY_MOST_S)

@@ -1,0 +1,38 @@
+"""The loops of `serve control-plane`: each a thread beside the server. All are safe with two copies of the process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from control_plane.parts import Parts
+
+logger = logging.getLogger(__name__)
+
+Loop = Callable[[Parts, threading.Event], None]
+"""Runs until the event is set. It outlives stores and providers that are away: `runtime.repeating` shows how."""
+
+LOOPS: Final[dict[str, Loop]] = {}
+
+STOP_SHARE: Final = 0.4
+"""Of `stop_within_s`."""
+
+
+@contextmanager
+def running(parts: Parts) -> Iterator[None]:
+    """They run while the block runs. Nothing here waits for a connection; what is away is waited for by its loop."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=run, args=(parts, stop), name=name, daemon=True) for name, run in LOOPS.items()]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(parts.settings.stop_within_s * STOP_SHARE / len(threads))
+            if thread.is_alive():
+                logger.warning("a loop did not end in time; what it was doing will be done again", extra={"loop": thread.name})

@@ -1,0 +1,12 @@
+"""Answers kept under idempotency keys."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0015"
+down_revision = "0014"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)
