@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("restore", "Go on after a restored backup, or after the loss of a store."),
     "rules": ("rules", "The rules that decide what an event is: which are in force, and the next ones."),
     "secrets": ("secrets", "Secrets of services: make, list, retire, revoke."),
-    "serve": ("serve", "Serve HTTP: the entitlement endpoint."),
+    "serve": ("serve", "Serve HTTP: the entitlement endpoint, the control plane, or both in one process."),
     "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),
     "topics": ("topics", "The topics: create them, compare them with their declarations, change their partitions."),
     "up": ("up", "Start the embedded stack and all stages, supervised, until Ctrl-C."),

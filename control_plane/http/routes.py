@@ -51,7 +51,7 @@ class GuardedRoute(APIRoute):
                 principal = await gate.principal(request.scope["headers"])
                 require_role(principal, allowed)
                 body = await exact.body() if request.method in _BODY_METHODS else b""
-                if reads_json:
+                if reads_json and body:
                     await exact.json()
                 asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body
                 exact.state.call = Call(

@@ -190,7 +190,7 @@ def test_a_repetition_while_the_first_is_under_way_does_nothing_and_one_whose_pr
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9"])
 def test_a_key_that_cannot_be_kept_is_refused(client: httpx.Client, key: str) -> None:
-    sent = client.post("/api/things", json={"amount": 1}, headers=[("Idempotency-Key", key.encode("latin-1"))])  # type: ignore[list-item]
+    sent = client.post("/api/things", json={"amount": 1}, headers=[(b"Idempotency-Key", key.encode("latin-1"))])
     assert code_of(sent) == (400, "bad_idempotency_key")
 
 

@@ -54,8 +54,13 @@ def test_only_what_is_done_and_past_its_time_is_dropped(connection: psycopg.Conn
     connection.execute(
         "INSERT INTO audit (who, what, subject, at) VALUES ('w', 'x', 'old', '2025-01-01Z'), ('w', 'x', 'new', '2026-11-20Z')"
     )
+    connection.execute(
+        "INSERT INTO idempotency_keys (who, key, fingerprint, started_at)"
+        " SELECT 'w', name, decode(repeat('00', 32), 'hex'), at FROM"
+        " (VALUES ('old', timestamptz '2026-11-19Z'), ('new', '2026-11-21Z')) AS of (name, at)"
+    )
     swept = sweep(connection, schema, NOW)
-    assert swept.rows == {"outbox": 1, "inbox": 1, "holds": 0, "usage_alerts": 0, "audit": 1}
+    assert swept.rows == {"outbox": 1, "inbox": 1, "holds": 0, "usage_alerts": 0, "idempotency_keys": 1, "audit": 1}
     assert not swept.more
     assert left(connection, "outbox", "topic") == ["new", "unsent"]
     assert left(connection, "inbox", "message_id") == ["new", "waits"]
@@ -78,7 +83,14 @@ def test_the_record_of_a_hold_that_is_not_done_is_kept_and_a_done_hold_goes_afte
         "  '2020-01-01Z', false, '', id, 1, 0, 1, CASE topic WHEN 'done' THEN 'admitted' END,"
         "  CASE topic WHEN 'done' THEN timestamptz '2026-10-22 00:00:00Z' END FROM outbox"
     )
-    assert sweep(connection, schema, NOW).rows == {"outbox": 1, "inbox": 0, "holds": 0, "usage_alerts": 0, "audit": 0}
+    assert sweep(connection, schema, NOW).rows == {
+        "outbox": 1,
+        "inbox": 0,
+        "holds": 0,
+        "usage_alerts": 0,
+        "idempotency_keys": 0,
+        "audit": 0,
+    }
     assert left(connection, "outbox", "topic") == ["waits"]
     assert sweep(connection, schema, datetime(2026, 11, 21, 0, 0, 1, tzinfo=UTC)).rows["holds"] == 1
     assert left(connection, "holds", "source_entity_id") == ["waits"]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from entitlements import repeating
+from runtime import repeating
 from runtime.repeating import repeat_until
 
 
