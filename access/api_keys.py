@@ -9,14 +9,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from access.lookups import Lookups
 from access.principals import AccessRefused, Principal
 from runtime.keyring import Keyring
-from store.api_keys import COLUMNS, ApiKey, has_the_form, lookups
-
-KEYS_OF_LOOKUPS: Final = f"SELECT {COLUMNS} FROM api_keys WHERE lookup = ANY(%s)"
+from store.api_key_secrets import lookups
+from store.api_keys import ApiKey, has_the_form
 
 
 def keys_by_lookup(rows: Sequence[tuple[Any, ...]]) -> Mapping[bytes, ApiKey]:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from access import service_secrets
-from access.api_keys import KEYS_OF_LOOKUPS, ApiKeys, keys_by_lookup
+from access.api_keys import ApiKeys, keys_by_lookup
 from access.bearer import BearerVerifier, TokenVerifier
 from access.clerk_tokens import ALGORITHM as RS256
 from access.clerk_tokens import ClerkTokens, SigningKeys
@@ -35,7 +35,7 @@ from access.user_tokens import (
 from access.verifiers import Gate
 from runtime.keyring import keyring
 from runtime.settings import Settings, SettingsError
-from store.api_keys import ApiKey
+from store.api_keys import FIND, ApiKey
 from store.first_sight import Seen, see
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def gate_of(settings: Settings, pool: Pool, *, dev: bool = False, makes_accounts
         tokens[RS256] = ClerkTokens(signing, settings.clerk_issuer, parties)
     api_keys = None
     if keys is not None:
-        rows: Lookups[bytes, ApiKey] = Lookups(_reader(pool, KEYS_OF_LOOKUPS, keys_by_lookup, read_within_s))
+        rows: Lookups[bytes, ApiKey] = Lookups(_reader(pool, FIND, keys_by_lookup, read_within_s))
 
         async def any_valid() -> bool:
             try:

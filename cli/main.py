@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "emit": ("emit", "Publish events from a file."),
     "explain": ("explain", "Show where an event is: position, verdict, row, delta, counter, exports."),
     "export": ("export", "Push monthly totals to Stripe meters."),
-    "keys": ("keys", "API keys of organizations: issue, list, revoke."),
+    "keys": ("keys", "API keys of organizations: issue, list, revoke, rotate."),
     "forget": ("forget", "Forget a tenant or a user: ids become pseudonyms, bytes go, no number changes."),
     "migrate": ("migrate", "Bring Postgres and ClickHouse to this build's schema."),
     "plans": ("plans", "The catalog as code."),

@@ -73,6 +73,9 @@ class Units:
             with self._engine.begin() as sql:
                 driver = sql.connection.driver_connection
                 assert isinstance(driver, psycopg.Connection)
+                # Says what this relies on, and begins the transaction: were it not begun, the first block of psycopg's own
+                # (`pg.transaction()`, as `store` has them) would be the outermost one, and commit before the unit ends.
+                driver.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 yield Unit(sql, driver, actor)
         except (
             sqlalchemy.exc.OperationalError,

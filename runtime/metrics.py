@@ -76,6 +76,11 @@ ALERTS = Counter("meterline_alerts_total", "Threshold alerts and their webhooks,
 OUTBOX_WAITING = Gauge("meterline_outbox_waiting_records", "Records that wait to be published.")
 OUTBOX_OLDEST_SECONDS = Gauge("meterline_outbox_oldest_seconds", "Age of the oldest record that waits to be published.")
 
+# -- gRPC ----------------------------------------------------------------------------------------------------------
+# Calls by method (`/meterline.account.v1.AccountService/GetAccount`) and canonical status.
+GRPC_CALLS = Counter("meterline_grpc_calls_total", "gRPC calls, by method and status.", ["method", "status"])
+GRPC_SECONDS = Histogram("meterline_grpc_seconds", "Time of a gRPC call.", ["method"], buckets=_FAST)
+
 # -- billing exporter ----------------------------------------------------------------------------------------------
 # Ledger rows that came to a state by sending, by that state (accepted, retry_wait, rejected, ambiguous, manual).
 EXPORTS = Counter("meterline_exports_total", "Exports, by the state they came to.", ["state"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import Column, MetaData
 from sqlalchemy.dialects.postgresql import DOMAIN
 
@@ -30,3 +31,14 @@ def declared(column: Column[object]) -> tuple[str, bool]:
     """What a value is in Python, and whether it may be absent. A declaration may leave columns out."""
     kind = column.type.data_type if isinstance(column.type, DOMAIN) else column.type
     return kind.python_type.__name__, bool(column.nullable)
+
+
+def test_what_a_unit_did_through_psycopgs_own_blocks_is_rolled_back_with_it(migrated: Settings) -> None:
+    units = Units(migrated)
+    with pytest.raises(KeyError), units.begin(Actor("test")) as unit:
+        with unit.pg.transaction():
+            unit.pg.execute("INSERT INTO tenants (tenant_id) VALUES ('rolled back')")
+        raise KeyError
+    with units.begin(Actor("test")) as unit:
+        assert unit.pg.execute("SELECT FROM tenants WHERE tenant_id = 'rolled back'").fetchone() is None
+    units.close()

@@ -1,0 +1,12 @@
+"""Accounts as they are made, sealed API keys, their rotation and use."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0015"
+down_revision = "0014"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)
