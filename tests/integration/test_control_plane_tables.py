@@ -35,10 +35,15 @@ def declared(column: Column[object]) -> tuple[str, bool]:
 
 def test_what_a_unit_did_through_psycopgs_own_blocks_is_rolled_back_with_it(migrated: Settings) -> None:
     units = Units(migrated)
-    with pytest.raises(KeyError), units.begin(Actor("test")) as unit:
-        with unit.pg.transaction():
-            unit.pg.execute("INSERT INTO tenants (tenant_id) VALUES ('rolled back')")
-        raise KeyError
+
+    def fail() -> None:
+        with units.begin(Actor("test")) as unit:
+            with unit.pg.transaction():
+                unit.pg.execute("INSERT INTO tenants (tenant_id) VALUES ('rolled back')")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     with units.begin(Actor("test")) as unit:
         assert unit.pg.execute("SELECT FROM tenants WHERE tenant_id = 'rolled back'").fetchone() is None
     units.close()
