@@ -141,6 +141,11 @@ class Settings(BaseModel):
     clerk_authorized_parties: str = _setting(
         "Access", "", "Origins that Clerk tokens may be issued to (`azp`), separated by commas; empty: any."
     )
+    clerk_webhook_secret: SecretStr | None = _setting(
+        "Access",
+        None,
+        "Signing secrets of Clerk's webhooks, whsec_..., separated by commas: an old one's too while it is changed.",
+    )
     secret_encrypt_key: SecretStr | None = _setting(
         "Access",
         None,
@@ -183,6 +188,19 @@ class Settings(BaseModel):
         le=259_200,
     )
     stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
+
+    # Lago
+    payment_provider: Literal["stripe", "lago"] = _setting(
+        "Lago", "stripe", "Who bills: what customers and subscriptions are made at."
+    )
+    lago_api_url: str = _setting("Lago", "https://api.getlago.com", "Lago's address, without /api/v1.")
+    lago_api_key: SecretStr | None = _setting("Lago", None, "Its API key.", "LAGO_API_KEY")
+    lago_webhook_secret: SecretStr | None = _setting(
+        "Lago",
+        None,
+        "Keys of its webhooks' signatures (algorithm hmac), separated by commas: an old one's too while it is changed.",
+    )
+    lago_timeout_s: float = _setting("Lago", 20.0, "Longest wait for one answer.", gt=0, le=80)
 
     # Retention
     rejects_keep_days: int = _setting("Retention", 400, "Days that rejects are kept in ClickHouse; 0: for ever.", ge=0, le=36_500)
@@ -233,9 +251,12 @@ class Settings(BaseModel):
 
     _level = field_validator("log_level", mode="before")(setting_forms.level)
     _brokers = field_validator("kafka_url")(setting_forms.brokers)
-    _http_address = field_validator("clickhouse_url", "stripe_api_base", "clerk_issuer")(setting_forms.http_address)
+    _http_address = field_validator("clickhouse_url", "stripe_api_base", "clerk_issuer", "lago_api_url")(
+        setting_forms.http_address
+    )
     _webhook_address = field_validator("alert_webhook_url")(setting_forms.webhook_address)
     _webhook_secrets = field_validator("alert_webhook_secrets")(setting_forms.webhook_secrets)
+    _svix_secrets = field_validator("clerk_webhook_secret")(setting_forms.webhook_secrets)
     _postgres_address = field_validator("postgres_url")(setting_forms.postgres_address)
     _forget_key = field_validator("forget_key")(setting_forms.long_key)
 
@@ -246,6 +267,18 @@ class Settings(BaseModel):
                 "METERLINE_ALERT_WEBHOOK_URL needs METERLINE_ALERT_WEBHOOK_SECRETS: alerts are never posted unsigned"
             )
         return self
+
+    @property
+    def stripe_livemode(self) -> bool:
+        """Whether the Stripe key is a live one; its prefix says so."""
+        key = self.stripe_secret_key
+        return key is not None and not key.get_secret_value().startswith(("sk_test_", "rk_test_"))
+
+    def webhook_secrets(self, source: Literal["stripe", "clerk", "lago"]) -> tuple[str, ...]:
+        """What this sender's webhooks may be signed with, each; none where they are not configured."""
+        secrets = {"stripe": self.stripe_webhook_secret, "clerk": self.clerk_webhook_secret, "lago": self.lago_webhook_secret}
+        found = secrets[source]
+        return () if found is None else tuple(text.strip() for text in found.get_secret_value().split(",") if text.strip())
 
     @property
     def alert_webhook_keys(self) -> tuple[bytes, ...]:

@@ -32,6 +32,7 @@ Capability = Literal[
     "payment_methods",  # attach, detach, set default, list
     "items",            # several items a subscription, and quantities
     "anchor",           # a first period that starts at an instant of ours
+    "trials",           # a subscription that costs nothing until an instant of ours
     "pause",            # pause and resume collection
     "preview",          # what a change or the next period would cost
     "generate_invoice", # an invoice of what is pending, now

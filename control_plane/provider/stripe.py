@@ -56,7 +56,7 @@ _NOT_CONNECTED = {"ConnectTimeout", "NewConnectionError", "ConnectTimeoutError",
 _DUPLICATE_EVENT = "An event already exists with identifier "
 
 _CAPABILITIES: frozenset[Capability] = frozenset(
-    {"payment_methods", "items", "anchor", "pause", "preview", "generate_invoice", "promotion_codes"}
+    {"payment_methods", "items", "anchor", "trials", "pause", "preview", "generate_invoice", "promotion_codes"}
 )
 
 

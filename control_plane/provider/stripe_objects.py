@@ -142,6 +142,7 @@ def promotion_code_of(body: Body, coupon: Body) -> PromotionCode:
         max_redemptions=body.get("max_redemptions"),
         redeemed=body["times_redeemed"],
         expires_at=_maybe_at(body.get("expires_at")),
+        coupon_id=coupon["id"],
     )
 
 

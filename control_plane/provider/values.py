@@ -259,4 +259,6 @@ class PromotionCode:
     max_redemptions: int | None
     redeemed: int
     expires_at: datetime | None
+    coupon_id: str | None = None
+    """What the code gives, where the provider holds that apart."""
     metadata: dict[str, str] = field(default_factory=dict)
