@@ -32,6 +32,10 @@ class GatewayHalted(GatewayError):
     """The key is wrong or may not do this (401, 403)."""
 
 
+class GatewayMissing(GatewayError):
+    """Stripe has no such object (404)."""
+
+
 class GatewayAway(GatewayError):
     """No clear answer: no connection, a timeout, 429, 5xx. Trying again later may help."""
 

@@ -79,7 +79,7 @@ class SetupPlan:
 def ensure_meters_and_customers(settings: Settings, gateway: Gateway) -> SetupPlan:
     """Plans and applies in one go; returns the plan that was applied. Raises MeterlineExit with the remedy.
 
-    A live key is refused: creating customers at the real Stripe is not for a program to decide.
+    A live key is refused: creating customers at the real Stripe is not for a program to decide alone.
     """
     with postgres.connect(settings) as connection:
         plan = plan_setup(connection, gateway)
@@ -88,16 +88,30 @@ def ensure_meters_and_customers(settings: Settings, gateway: Gateway) -> SetupPl
     return plan
 
 
-def plan_setup(connection: Connection[Any], gateway: Gateway) -> SetupPlan:
-    """What setup would do; reads only. Raises MeterlineExit for a live key, a wrong key, and a Stripe that is away."""
-    if gateway.livemode:
-        raise MeterlineExit(Exit.SETTINGS, "stripe setup works with a test key only: METERLINE_STRIPE_SECRET_KEY is a live one")
+def plan_setup(connection: Connection[Any], gateway: Gateway, *, live: bool = False) -> SetupPlan:
+    """What setup would do; reads only. Raises MeterlineExit for a live key without `live`, a wrong key, and a Stripe that is
+    away."""
+    refuse_by_mode(gateway.livemode, live)
     try:
         meters = tuple(_meter_steps(connection, gateway.meters()))
         customers = tuple(_customer_steps(connection, gateway))
     except GatewayError as error:
-        raise _as_exit(error) from error
+        raise as_exit(error) from error
     return SetupPlan(meters, customers)
+
+
+def refuse_by_mode(livemode: bool, live: bool) -> None:
+    """A live key needs the word, and the word a live key. Raises MeterlineExit."""
+    if livemode and not live:
+        raise MeterlineExit(
+            Exit.SETTINGS,
+            "METERLINE_STRIPE_SECRET_KEY is a live key, and without --live setup works with a test key only: try it with one,"
+            " then repeat with --live",
+        )
+    if live and not livemode:
+        raise MeterlineExit(
+            Exit.SETTINGS, "--live was given, and METERLINE_STRIPE_SECRET_KEY is a test key: leave out one of them"
+        )
 
 
 def apply_setup(connection: Connection[Any], gateway: Gateway, plan: SetupPlan) -> None:
@@ -109,7 +123,7 @@ def apply_setup(connection: Connection[Any], gateway: Gateway, plan: SetupPlan) 
         for customer in plan.customers:
             _apply_customer(connection, gateway, customer)
     except GatewayError as error:
-        raise _as_exit(error) from error
+        raise as_exit(error) from error
     if plan.wrong:
         raise MeterlineExit(Exit.FAILED, "; ".join(step.reason for step in plan.wrong[:10]))
 
@@ -189,7 +203,8 @@ def _apply_customer(connection: Connection[Any], gateway: Gateway, step: Custome
     connection.commit()
 
 
-def _as_exit(error: GatewayError) -> MeterlineExit:
+def as_exit(error: GatewayError) -> MeterlineExit:
+    """How a command ends when Stripe refuses or is away, with the remedy."""
     if isinstance(error, GatewayHalted):
         return MeterlineExit(Exit.SETTINGS, f"Stripe refuses the key ({error}); set METERLINE_STRIPE_SECRET_KEY right")
     if isinstance(error, GatewayAway):

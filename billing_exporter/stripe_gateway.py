@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
-from typing import Literal, TypeVar
+from decimal import Decimal
+from typing import Literal, TypeVar, cast
 
 import stripe
 
@@ -17,12 +18,14 @@ from billing_exporter.gateway import (
     GatewayAway,
     GatewayError,
     GatewayHalted,
+    GatewayMissing,
     MeterEvent,
     StripeCustomer,
     StripeMeter,
     outcome_of,
 )
-from metering.export_states import Delivered, Outcome
+from billing_exporter.price_gateway import FoundPrice, PriceOrder, PriceTerms, StripeProduct
+from metering.export_states import Delivered, Outcome, plain
 from runtime.settings import Settings, SettingsError
 
 T = TypeVar("T")
@@ -30,6 +33,7 @@ Object = TypeVar("Object", bound=stripe.StripeObject)
 
 _PAGE = 100
 _METERS_MAX = 10_000
+_LOOKUP_KEYS_MAX = 10
 _FLOAT_EXACT_MAX = 2**53
 
 
@@ -129,6 +133,82 @@ class StripeGateway:
             )
         )
 
+    # -- products and prices: see PriceGateway
+
+    def product(self, product_id: str) -> StripeProduct | None:
+        """See PriceGateway."""
+        try:
+            found = _call(lambda: self._client.v1.products.retrieve(product_id))
+        except GatewayMissing:
+            return None
+        return StripeProduct(found.id, found.name, found.active)
+
+    def create_product(self, product_id: str, name: str) -> None:
+        """See PriceGateway."""
+        try:
+            _call(lambda: self._client.v1.products.create({"id": product_id, "name": name}))
+        except GatewayError as error:
+            # Another run made it since this one looked.
+            if isinstance(error, (GatewayAway, GatewayHalted)) or self.product(product_id) is None:
+                raise
+
+    def update_product(self, product_id: str, name: str) -> None:
+        """See PriceGateway."""
+        _call(lambda: self._client.v1.products.update(product_id, {"name": name, "active": True}))
+
+    def prices(self, lookup_keys: Collection[str]) -> list[FoundPrice]:
+        """See PriceGateway."""
+        keys = list(lookup_keys)
+        found: list[FoundPrice] = []
+        for start in range(0, len(keys), _LOOKUP_KEYS_MAX):
+            some = keys[start : start + _LOOKUP_KEYS_MAX]
+            listed = _call(
+                lambda some=some: self._client.v1.prices.list(  # type: ignore[misc]
+                    {"lookup_keys": some, "limit": _PAGE, "expand": ["data.tiers"]}
+                )
+            )
+            found.extend(_price(price) for price in listed.data)
+        return found
+
+    def create_price(self, order: PriceOrder) -> str:
+        """See PriceGateway."""
+        terms = order.terms
+        params: stripe.params.PriceCreateParams = {
+            "currency": terms.currency,
+            "product": terms.product_id,
+            "lookup_key": order.lookup_key,
+            "transfer_lookup_key": True,
+            "nickname": order.nickname,
+            "metadata": dict(order.metadata),
+            "recurring": {"interval": "month" if terms.monthly else "year"},
+        }
+        if terms.meter_id is None:
+            params["unit_amount"] = int(terms.figures["amount"])
+        else:
+            included = int(terms.figures["included"])
+            # As text: the SDK would write a small Decimal as 2E-10, which Stripe does not read.
+            nothing, beyond = cast(Decimal, "0"), cast(Decimal, terms.figures["unit_amount"])
+            params["recurring"] = {"interval": "month", "usage_type": "metered", "meter": terms.meter_id}
+            params["billing_scheme"] = "tiered"
+            params["tiers_mode"] = "graduated"
+            params["tiers"] = [{"up_to": "inf", "unit_amount_decimal": beyond}]
+            if included:
+                params["tiers"].insert(0, {"up_to": included, "unit_amount_decimal": nothing})
+        key = _idempotency_key(
+            "price", order.lookup_key, order.replaces, repr(sorted(terms.figures.items())), terms.product_id, terms.meter_id or ""
+        )
+        return _call(lambda: self._client.v1.prices.create(params, {"idempotency_key": key})).id
+
+    def archive_price(self, price_id: str) -> None:
+        """See PriceGateway."""
+        _call(lambda: self._client.v1.prices.update(price_id, {"active": False}))
+
+    def finalization_grace_s(self) -> int | None:
+        """See PriceGateway."""
+        drafts = _call(lambda: self._client.v1.invoices.list({"status": "draft", "limit": _PAGE})).data
+        waits = [draft.automatically_finalizes_at - draft.created for draft in drafts if draft.automatically_finalizes_at]
+        return min(waits, default=None)
+
 
 def open_gateway(settings: Settings) -> StripeGateway:
     """The gateway of the settings. Raises SettingsError without a key, or with a live one pointed at another address."""
@@ -161,6 +241,8 @@ def _call(work: Callable[[], T]) -> T:
     except (stripe.APIConnectionError, stripe.RateLimitError) as error:
         raise GatewayAway(str(error)) from error
     except stripe.StripeError as error:
+        if error.http_status == 404:
+            raise GatewayMissing(str(error)) from error
         unclear = error.http_status is None or error.http_status == 409 or error.http_status >= 500 or error.http_status < 400
         raise (GatewayAway if unclear else GatewayError)(str(error)) from error
 
@@ -181,6 +263,25 @@ def _walk(listed: stripe.ListObject[Object], most: int) -> Iterator[Object]:
 
 def _meter(meter: stripe.billing.Meter) -> StripeMeter:
     return StripeMeter(meter.id, meter.event_name, str(meter.default_aggregation.formula), meter.status == "active")
+
+
+def _price(price: stripe.Price) -> FoundPrice:
+    recurring = price.recurring
+    figures: dict[str, str] = {}
+    tiers = price.tiers if price.billing_scheme == "tiered" else None
+    if tiers and price.tiers_mode == "graduated" and all(not tier.flat_amount_decimal for tier in tiers):
+        amounts = [Decimal(str(tier.unit_amount_decimal)) for tier in tiers]
+        if len(tiers) == 1:
+            figures = {"included": "0", "unit_amount": plain(amounts[0])}
+        elif len(tiers) == 2 and amounts[0] == 0:
+            figures = {"included": str(tiers[0].up_to), "unit_amount": plain(amounts[1])}
+    elif price.unit_amount is not None:
+        figures = {"amount": str(price.unit_amount)}
+    monthly = recurring is not None and recurring.interval == "month"
+    usual = recurring is not None and recurring.interval in ("month", "year") and recurring.interval_count == 1
+    product = price.product if isinstance(price.product, str) else price.product.id
+    terms = PriceTerms(product, price.currency, monthly, recurring.meter if recurring else None, figures if usual else {})
+    return FoundPrice(price.id, price.lookup_key or "", price.active, terms)
 
 
 def _customer(customer: stripe.Customer) -> StripeCustomer:

@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from access.gates import somebody_may_come_in, told_of
+from billing_exporter import finalization
 from cli.checkup import SERVER_LIMIT_S, Answer, Check, failed, ok, warning
 from meterline_schemas.rules import NEWEST_RULES, RULES
 from runtime import clickhouse, kafka, postgres
@@ -151,6 +152,19 @@ def stripe_key(settings: Settings) -> Answer:
         return failed(
             f"the local Stripe at {base} does not answer: {one_line(error)}", "start it, or unset METERLINE_STRIPE_API_BASE"
         )
+
+
+def stripe_finalization(settings: Settings) -> Answer:
+    """A period's last total is at Stripe before its invoice is final."""
+    if settings.stripe_secret_key is None:
+        return ok("nothing is exported without a key")
+    problem = finalization.problem(settings, None)
+    if problem is not None:
+        return failed(problem.what, problem.remedy)
+    return ok(
+        f"a period's last total comes within {finalization.needed_s(settings):.0f} s of its end,"
+        f" its invoice is a draft for {settings.stripe_finalization_grace_s:.0f} s"
+    )
 
 
 # -- Kafka ---------------------------------------------------------------------------------------------------------
@@ -354,6 +368,7 @@ CHECKS = (
     Check("ClickHouse", clickhouse_connection),
     Check("Postgres", postgres_connection),
     Check("Stripe key", stripe_key),
+    Check("Stripe finalization", stripe_finalization),
     Check("ClickHouse schema", clickhouse_schema, ("ClickHouse",)),
     Check("Postgres schema", postgres_schema, ("Postgres",)),
     Check("topics", topics_as_declared, ("Kafka", "Postgres schema")),

@@ -187,6 +187,20 @@ class Settings(BaseModel):
         ge=0,
         le=259_200,
     )
+    export_deadline_s: float = _setting(
+        "Stripe",
+        1_200.0,
+        "How long after the grace the last total of a period is at Stripe: the pause between scheduled runs, and a run.",
+        gt=0,
+        le=259_200,
+    )
+    stripe_finalization_grace_s: float = _setting(
+        "Stripe",
+        3_600.0,
+        "How long Stripe leaves an invoice a draft, as the account is set to; grace and deadline must end before it.",
+        gt=0,
+        le=259_200,
+    )
     stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
 
     # Lago

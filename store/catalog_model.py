@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from metering.currencies import step
 from metering.grants import DAYS_MAX
 from metering.limits import WhenUnavailable
 from metering.periods import PeriodKind
@@ -22,6 +23,7 @@ from metering.periods import PeriodKind
 UNLIMITED = "unlimited"
 ALERTS_DEFAULT = (80, 100, 120)
 ALERTS_MAX = 10
+CURRENCIES_MAX = 20
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -75,6 +77,23 @@ def _unlimited(value: object) -> object:
     return None if value == UNLIMITED else value
 
 
+def _currency(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[a-z]{3}", value):
+        raise ValueError(f"want a currency by its three letters, in lower case, such as usd; found {value!r}")
+    return value
+
+
+def _amount(value: object) -> object:
+    if isinstance(value, str):
+        if not re.fullmatch(r"0|[1-9][0-9]{0,7}", value):
+            raise ValueError(
+                f"want an amount of the currency's smallest unit, a whole number of at most 8 digits, such as 4900 for 49.00 usd;"
+                f" found {value!r}"
+            )
+        return int(value)
+    return value
+
+
 Identifier = Annotated[str, BeforeValidator(_identifier)]
 _Text = Annotated[str, Field(max_length=1_000)]
 _Percent = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000)]
@@ -85,6 +104,11 @@ Quantity = Annotated[
 Price = Annotated[
     Decimal, _As_text, _exact(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,12})?", "a price of at most 12 digits and 12 decimals")
 ]
+
+
+Currency = Annotated[str, BeforeValidator(_currency)]
+Amount = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=99_999_999)]
+"""Of the currency's smallest unit; Stripe takes no more."""
 
 
 class _Strict(BaseModel):
@@ -147,10 +171,31 @@ class PlanLimit(_Strict):
         return self.limit is not None and self.enforce == "hard"
 
 
+class CurrencyPrices(_Strict):
+    """What a plan costs in one currency: by cycle, in the smallest unit; and `overage`, the price of a unit beyond a limit,
+    where the currency is not the plan's own."""
+
+    monthly: Amount | None = None
+    yearly: Amount | None = None
+    overage: dict[Identifier, Price] = {}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> CurrencyPrices:
+        if self.monthly is None and self.yearly is None:
+            raise ValueError("want `monthly`, `yearly` or both; 0 is free")
+        return self
+
+
 class Plan(_Strict):
-    """What a tenant on it may use. `alerts`: the percentages of a limit at which usage is told of, each once a period."""
+    """What a tenant on it may use. `alerts`: the percentages of a limit at which usage is told of, each once a period.
+
+    `prices` are what it costs, by currency; without any it costs nothing. `currency` is what every `overage_price` is in; it
+    may be left out where `prices` has only one.
+    """
 
     name: Annotated[_Text, Field(min_length=1)]
+    currency: Currency | None = None
+    prices: Annotated[dict[Currency, CurrencyPrices], Field(max_length=CURRENCIES_MAX)] = {}
     features: dict[Identifier, bool] = {}
     limits: dict[Identifier, PlanLimit] = {}
     alerts: Annotated[tuple[_Percent, ...], Field(max_length=ALERTS_MAX)] = ALERTS_DEFAULT
@@ -161,6 +206,36 @@ class Plan(_Strict):
         if any(low >= high for low, high in itertools.pairwise(value)):
             raise ValueError("want percentages in rising order, each once")
         return value
+
+    @model_validator(mode="after")
+    def _prices_are_whole(self) -> Plan:
+        """Every amount can be charged, and beyond a limit a price stands in every currency or in none."""
+        for currency, prices in self.prices.items():
+            for cycle, amount in (("monthly", prices.monthly), ("yearly", prices.yearly)):
+                if amount is not None and amount % step(currency):
+                    raise ValueError(f"{cycle} of {currency}: {amount} cannot be charged; want a multiple of {step(currency)}")
+        if self.main_currency is None and len(self.prices) > 1:
+            raise ValueError("with prices in several currencies, say which one `overage_price` is in: `currency: usd`")
+        priced = {name for name, limit in self.limits.items() if limit.overage_price is not None}
+        for currency, prices in self.prices.items():
+            wanted = set() if currency == self.main_currency else priced
+            for usage_type in sorted(set(prices.overage) ^ wanted):
+                raise ValueError(
+                    f"prices.{currency}.overage.{usage_type}: "
+                    + (
+                        "missing, for the limit has an overage_price; what does a unit cost in this currency?"
+                        if usage_type in wanted
+                        else "its price is the limit's overage_price"
+                        if currency == self.main_currency
+                        else "the plan has no limit of it with an overage_price"
+                    )
+                )
+        return self
+
+    @property
+    def main_currency(self) -> str | None:
+        """What `overage_price` is in; None where nothing says so."""
+        return self.currency or (next(iter(self.prices)) if len(self.prices) == 1 else None)
 
 
 class Grant(_Strict):

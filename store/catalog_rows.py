@@ -18,9 +18,19 @@ def load_catalog(connection: Connection[Any], tenants: Collection[str] | None = 
     """The catalog that stands; of the tenants, all or those named."""
     who = None if tenants is None else list(tenants)
     plans: dict[str, Entity] = {
-        plan_id: {"name": name, "alerts": alerts, "features": {}, "limits": {}}
-        for plan_id, name, alerts in connection.execute("SELECT plan_id, name, alerts FROM plans ORDER BY plan_id")
+        plan_id: {"name": name, "currency": currency, "alerts": alerts, "prices": {}, "features": {}, "limits": {}}
+        for plan_id, name, currency, alerts in connection.execute(
+            "SELECT plan_id, name, currency, alerts FROM plans ORDER BY plan_id"
+        )
     }
+    for plan_id, currency, cycle, amount in connection.execute(
+        "SELECT plan_id, currency, cycle, amount FROM plan_prices ORDER BY plan_id, currency, cycle"
+    ):
+        plans[plan_id]["prices"].setdefault(currency, {})[cycle] = amount
+    for plan_id, currency, usage_type, price in connection.execute(
+        "SELECT plan_id, currency, usage_type, price FROM plan_overage_prices ORDER BY plan_id, currency, usage_type"
+    ):
+        plans[plan_id]["prices"][currency].setdefault("overage", {})[usage_type] = price
     people: dict[str, Entity] = {
         tenant_id: {"name": name, "plan": plan, "anchor_day": day, "status": status}
         for tenant_id, name, plan, day, status in connection.execute(
@@ -94,8 +104,8 @@ _UPSERT = {
         " feature = excluded.feature, meter = excluded.meter, credits = excluded.credits"
     ),
     "plans": (
-        "INSERT INTO plans (plan_id, name, alerts) VALUES (%(name)s, %(label)s, %(alerts)s)"
-        " ON CONFLICT (plan_id) DO UPDATE SET name = excluded.name, alerts = excluded.alerts"
+        "INSERT INTO plans (plan_id, name, currency, alerts) VALUES (%(name)s, %(label)s, %(currency)s, %(alerts)s)"
+        " ON CONFLICT (plan_id) DO UPDATE SET name = excluded.name, currency = excluded.currency, alerts = excluded.alerts"
     ),
     "tenants": (
         "INSERT INTO tenants (tenant_id, name, plan_id, anchor_day, status)"
@@ -120,11 +130,39 @@ def write(connection: Connection[Any], changes: Iterable[Change]) -> None:
         for section in SECTIONS:
             wanted = {change.name: change.after for change in changes if change.section == section and change.after is not None}
             cursor.executemany(_UPSERT[section], [_row(name, entity) for name, entity in wanted.items()])
+            if section == "plans":
+                _write_prices(cursor, wanted)
             if section in ("plans", "tenants"):
                 _write_terms(cursor, section.removesuffix("s"), wanted)
         for section, statement in _DELETE.items():
             gone = [(change.name,) for change in changes if change.section == section and change.action == "removed"]
             cursor.executemany(statement, gone)
+
+
+def _write_prices(cursor: Cursor[Any], plans: dict[str, Entity]) -> None:
+    names = list(plans)
+    cursor.execute("DELETE FROM plan_overage_prices WHERE plan_id = ANY(%s)", (names,))
+    cursor.execute("DELETE FROM plan_prices WHERE plan_id = ANY(%s)", (names,))
+    by_currency = [
+        (plan_id, currency, prices) for plan_id, entity in plans.items() for currency, prices in entity["prices"].items()
+    ]
+    cursor.executemany(
+        "INSERT INTO plan_prices (plan_id, currency, cycle, amount) VALUES (%s, %s, %s, %s)",
+        [
+            (plan_id, currency, cycle, prices[cycle])
+            for plan_id, currency, prices in by_currency
+            for cycle in ("monthly", "yearly")
+            if prices[cycle] is not None
+        ],
+    )
+    cursor.executemany(
+        "INSERT INTO plan_overage_prices (plan_id, currency, usage_type, price) VALUES (%s, %s, %s, %s)",
+        [
+            (plan_id, currency, usage_type, price)
+            for plan_id, currency, prices in by_currency
+            for usage_type, price in prices["overage"].items()
+        ],
+    )
 
 
 def _write_terms(cursor: Cursor[Any], owner: str, wanted: dict[str, Entity]) -> None:

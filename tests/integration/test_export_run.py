@@ -194,5 +194,5 @@ def test_setup_adopts_what_is_there_and_names_what_it_cannot_put_right(world: Wo
 
 
 def test_setup_refuses_a_live_key(world: World) -> None:
-    with pytest.raises(MeterlineExit, match="test key only"):
+    with pytest.raises(MeterlineExit, match="repeat with --live"):
         ensure_meters_and_customers(world.settings, FakeGateway(livemode=True))

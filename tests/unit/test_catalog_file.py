@@ -151,3 +151,40 @@ def test_bytes_that_are_not_utf8_are_told(tmp_path: Path) -> None:
     path.write_bytes(b"plans: \xff")
     with pytest.raises(CatalogError, match="byte 7 is not UTF-8"):
         read_catalog(path)
+
+
+def priced(prices: str, limit: str = "{limit: 1, enforce: soft, overage_price: 0.5, period: billing_period}") -> str:
+    return f"usage_types: {{U: {{}}}}\nplans:\n  p:\n    name: P\n{prices}    limits:\n      U: {limit}\n"
+
+
+def test_a_plan_says_what_it_costs_in_each_currency() -> None:
+    text = priced(
+        "    currency: usd\n    prices: {usd: {monthly: 4900, yearly: 49000}, jpy: {monthly: 7000, overage: {U: 60}}}\n"
+    )
+    plan = parse_catalog(text).plans["p"]
+    assert (plan.main_currency, plan.prices["usd"].yearly, plan.prices["jpy"].overage) == ("usd", 49000, {"U": Decimal(60)})
+    assert parse_catalog(priced("    prices: {eur: {monthly: 0}}\n")).plans["p"].main_currency == "eur"
+    assert parse_catalog(priced("")).plans["p"].main_currency is None
+
+
+@pytest.mark.parametrize(
+    ("prices", "told"),
+    [
+        ("    prices: {USD: {monthly: 1}}\n", "three letters, in lower case"),
+        ("    prices: {usd: {monthly: 49.00}}\n", "want an amount of the currency's smallest unit"),
+        ("    prices: {usd: {monthly: -1}}\n", "want an amount"),
+        ("    prices: {usd: {monthly: 100000000}}\n", "want an amount"),
+        ("    prices: {usd: {}}\n", "want `monthly`, `yearly` or both"),
+        ("    prices: {usd: {weekly: 1}}\n", "no such field"),
+        ("    prices: {kwd: {monthly: 1005}}\n", "want a multiple of 10"),
+        ("    prices: {isk: {monthly: 150}}\n", "want a multiple of 100"),
+        ("    prices: {usd: {monthly: 1}, eur: {monthly: 1}}\n", "say which one `overage_price` is in"),
+        ("    currency: usd\n    prices: {usd: {monthly: 1}, eur: {monthly: 1}}\n", "prices.eur.overage.U: missing"),
+        ("    prices: {usd: {monthly: 1, overage: {U: 1}}}\n", "its price is the limit's overage_price"),
+        ("    currency: usd\n    prices: {eur: {monthly: 1, overage: {U: 1, V: 1}}}\n", "has no limit of it"),
+    ],
+)
+def test_prices_that_make_no_sense_are_refused(prices: str, told: str) -> None:
+    with pytest.raises(CatalogError) as refusal:
+        parse_catalog(priced(prices))
+    assert told in str(refusal.value)
