@@ -29,14 +29,13 @@ def needed_s(settings: Settings) -> float:
 
 def problem(settings: Settings, seen_s: int | None) -> Problem | None:
     """Compares with the setting, and with what drafts at Stripe were seen to wait, if any were seen."""
-    told = settings.stripe_finalization_grace_s
-    waits, source = told, "METERLINE_STRIPE_FINALIZATION_GRACE_S"
-    if seen_s is not None and seen_s < told:
-        waits, source = float(seen_s), "a draft at Stripe"
-    if needed_s(settings) < waits:
+    waits_s, source = settings.stripe_finalization_grace_s, "METERLINE_STRIPE_FINALIZATION_GRACE_S"
+    if seen_s is not None and seen_s < waits_s:
+        waits_s, source = seen_s, "a draft at Stripe"
+    if needed_s(settings) < waits_s:
         return None
     return Problem(
-        f"an invoice is final {waits:.0f} s after its period ({source}), and its last total may come {needed_s(settings):.0f} s"
+        f"an invoice is final {waits_s:.0f} s after its period ({source}), and its last total may come {needed_s(settings):.0f} s"
         f" after: {settings.close_grace_s:.0f} s of grace and {settings.export_deadline_s:.0f} s until the export",
         f"raise the finalization grace of the Stripe account (at most {MOST_S} s), METERLINE_STRIPE_FINALIZATION_GRACE_S with it,"
         " or lower METERLINE_CLOSE_GRACE_S or METERLINE_EXPORT_DEADLINE_S",
