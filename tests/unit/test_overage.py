@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.embedded.local_stripe.amounts import cost
+from deploy.embedded.local_stripe.objects import Body
 from metering.currencies import exponent, step, to_major
 from metering.overage import CannotExpress, Graduated, graduated
 
@@ -18,7 +19,7 @@ CURRENCIES = ("usd", "jpy", "kwd", "isk")
 
 def billed(price: Graduated, units: int) -> Fraction:
     """In the smallest unit of the currency, by the rules of graduated tiers."""
-    tiers = [{"up_to": None, "unit_amount_decimal": str(price.unit_amount), "flat_amount_decimal": None}]
+    tiers: list[Body] = [{"up_to": None, "unit_amount_decimal": str(price.unit_amount), "flat_amount_decimal": None}]
     if price.included:
         tiers.insert(0, {"up_to": price.included, "unit_amount_decimal": "0", "flat_amount_decimal": None})
     return cost({"billing_scheme": "tiered", "tiers_mode": "graduated", "tiers": tiers}, units)
@@ -43,7 +44,7 @@ def test_what_is_billed_is_the_overage_times_its_price_to_the_last_digit(
         # Only a price with more decimals than Stripe takes cannot be made of these.
         assert decimals + power - exponent(currency) > 12
         return
-    over = max(0, Fraction(used, scale) - included)
+    over = max(Fraction(0), Fraction(used, scale) - included)
     assert billed(made, used) == over * Fraction(each) * 10 ** exponent(currency)
 
 
