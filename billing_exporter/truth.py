@@ -49,9 +49,9 @@ def clickhouse_totals(settings: Settings) -> OpenTotals:
             raise TruthAway(f"ClickHouse: {error}") from error
 
         def totals_below(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
-            after = None if window.after is None else (window.after[0], _places(window.after[1]))
+            after = None if window.after is None else (window.after[0], places(window.after[1]))
             try:
-                return event_log.totals_of(client, tenants, _places(window.positions), window.start, window.end, after)
+                return event_log.totals_of(client, tenants, places(window.positions), window.start, window.end, after)
             except ClickHouseError as error:
                 raise TruthAway(f"ClickHouse: {error}") from error
 
@@ -63,7 +63,8 @@ def clickhouse_totals(settings: Settings) -> OpenTotals:
     return opened
 
 
-def _places(positions: Positions) -> dict[tuple[int, int], int]:
+def places(positions: Positions) -> dict[tuple[int, int], int]:
+    """Positions as the event log takes them."""
     found = {}
     for text, offset in positions.items():
         epoch, _, partition = text.partition(":")

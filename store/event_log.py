@@ -343,19 +343,22 @@ def totals_of(
     """
     if not positions or not tenants:
         return {}
-    billed = "" if after is None else f" AND NOT (occurred_at < toDateTime64({{closed:Date}}, 3, 'UTC') AND {_below(after[1])})"
+    billed = (
+        "" if after is None else f" AND NOT (occurred_at < toDateTime64({{closed:Date}}, 3, 'UTC') AND {rows_below(after[1])})"
+    )
     result = client.query(
         "SELECT tenant_id, usage_type, toString(sum(toInt128(reinterpretAsInt64(quantity))))"
         " FROM (SELECT tenant_id, usage_type, quantity FROM usage_events WHERE tenant_id IN {tenants:Array(String)}"
         "  AND occurred_at >= toDateTime64({start:Date}, 3, 'UTC') AND occurred_at < toDateTime64({end:Date}, 3, 'UTC')"
-        f"  AND {_below(positions)}{billed} LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"
+        f"  AND {rows_below(positions)}{billed} LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"
         " GROUP BY tenant_id, usage_type",
         parameters={"tenants": list(tenants), "start": start, "end": end} | ({} if after is None else {"closed": after[0]}),
     )
     return {(tenant, usage_type): Decimal(f"{int(micros)}E-6") for tenant, usage_type, micros in result.result_rows}
 
 
-def _below(positions: Places) -> str:
+def rows_below(positions: Places) -> str:
+    """The condition of ClickHouse that holds for rows below the positions."""
     places = " OR ".join(
         f"(log_epoch = {int(epoch)} AND kafka_partition = {int(partition)} AND kafka_offset < {int(offset)})"
         for (epoch, partition), offset in sorted(positions.items())

@@ -18,6 +18,7 @@ from billing_exporter.reconciling import reconcile, starts_in
 from billing_exporter.sending import Sender, utc_now
 from billing_exporter.stripe_gateway import key_digest, open_gateway
 from billing_exporter.truth import TruthAway, clickhouse_totals
+from cli.commands.export_statement import statement
 from cli.export_shown import (
     account_document,
     compared_document,
@@ -65,6 +66,9 @@ def _month(text: str | None) -> tuple[int, int] | None:
 @click.group(help="Push monthly totals to Stripe meters.")
 def command() -> None:
     """Plan, run, look, compare."""
+
+
+command.add_command(statement)
 
 
 @command.command(help="Show what a run would do. Calls nobody and writes nothing.")
