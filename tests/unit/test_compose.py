@@ -27,6 +27,7 @@ from jsonschema.validators import validator_for
 from packaging.requirements import Requirement
 
 from cli.main import group
+from control_plane.http.server import PORT_DEFAULT as CONTROL_PLANE_PORT
 from entitlements.server import PORT_DEFAULT
 from runtime.life import serve_health
 from runtime.settings import Settings, load_settings, variables
@@ -112,7 +113,7 @@ def test_the_format_refuses_what_compose_refuses(service: str, key: str, value: 
 
 def test_it_runs_the_three_servers_the_setup_and_every_stage() -> None:
     assert set(SERVERS) == {"kafka", "clickhouse", "postgres"}
-    assert set(APP) == {"setup", "consumer", "aggregator", "entitlements", "exporter"}
+    assert set(APP) == {"setup", "consumer", "aggregator", "entitlements", "control-plane", "exporter"}
     assert {service["image"] for service in APP.values()} == {"meterline-server:local"}
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["exporter"]
 
@@ -215,7 +216,7 @@ def test_no_secret_has_a_default_and_a_missing_one_is_told_with_its_remedy() -> 
 
 def test_ports_are_published_to_this_machine_only() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(published) == {"kafka", "clickhouse", "postgres", "entitlements"}
+    assert set(published) == {"kafka", "clickhouse", "postgres", "entitlements", "control-plane"}
     for ports in published.values():
         assert [port for port in ports if not port.startswith("127.0.0.1:${")] == []
 
@@ -236,7 +237,7 @@ def test_what_runs_for_long_is_started_again_and_watched() -> None:
         once = name in ("setup", "exporter")
         assert service["restart"] == ("no" if once else "unless-stopped")
         assert ("healthcheck" in service) is not once
-    for name in ("kafka", "clickhouse", "postgres", "consumer", "aggregator", "entitlements"):
+    for name in ("kafka", "clickhouse", "postgres", "consumer", "aggregator", "entitlements", "control-plane"):
         check = SERVICES[name]["healthcheck"]
         assert _seconds(check["timeout"]) <= _seconds(check["interval"]), f"{name}: checks would pile up"
 
@@ -249,11 +250,18 @@ def test_the_health_check_of_a_stage_asks_a_path_and_port_that_it_serves(name: s
         assert answer.status == 200
 
 
-def test_the_health_check_of_the_endpoint_asks_a_path_and_port_that_it_serves() -> None:
-    url = _asked(SERVICES["entitlements"])
-    settings = load_settings(_environment(SERVICES["entitlements"]))
-    assert url.port == settings.http_port == PORT_DEFAULT
-    assert f'"{url.path}"' in (ROOT / "entitlements" / "app.py").read_text("utf-8")
+@pytest.mark.parametrize(
+    ("name", "default", "routes"),
+    [
+        ("entitlements", PORT_DEFAULT, "entitlements/app.py"),
+        ("control-plane", CONTROL_PLANE_PORT, "control_plane/http/app.py"),
+    ],
+)
+def test_the_health_check_of_a_server_asks_a_path_and_port_that_it_serves(name: str, default: int, routes: str) -> None:
+    url = _asked(SERVICES[name])
+    settings = load_settings(_environment(SERVICES[name]))
+    assert url.port == settings.http_port == default
+    assert f'"{url.path}"' in (ROOT / routes).read_text("utf-8")
 
 
 def _asked(service: dict[str, Any]) -> Any:
