@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from control_plane.provider.opening import open_provider
+from control_plane.provider.port import Provider
+from control_plane.refusals import Refusal
 from control_plane.unit import Units
 from runtime.settings import Settings
 
@@ -14,8 +17,22 @@ class Parts:
 
     settings: Settings
     units: Units
+    payment_provider: Provider | None = None
+    """None where none is configured."""
+
+    @property
+    def provider(self) -> Provider:
+        """Where customers and subscriptions are held. Raises Refusal where none is configured."""
+        if self.payment_provider is None:
+            raise Refusal(
+                "precondition",
+                "no_payment_provider",
+                "No payment provider is configured; an operator has to set METERLINE_STRIPE_SECRET_KEY.",
+            )
+        return self.payment_provider
 
 
 def parts_of(settings: Settings) -> Parts:
-    """The real ones; nothing connects yet."""
-    return Parts(settings, Units(settings))
+    """The real ones; nothing connects yet. Raises SettingsError for a provider's key that is none."""
+    provider = None if settings.stripe_secret_key is None else open_provider(settings)
+    return Parts(settings, Units(settings), provider)

@@ -22,6 +22,10 @@ CRASH_POINTS = frozenset(
         "exporter.before_sending",
         "exporter.posted",
         "exporter.before_accepted",
+        "accounts.customer_made",
+        "subscriptions.intended",
+        "subscriptions.answered",
+        "subscriptions.recorded",
     }
 )
 

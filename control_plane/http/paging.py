@@ -33,5 +33,10 @@ def after_cursor(cursor: str, *types: type) -> tuple[str | int, ...] | None:
     except (binascii.Error, ValueError, msgspec.DecodeError):
         keys = []
     if [type(key) for key in keys] != list(types):
-        raise Refusal("invalid", "bad_cursor", "This is no cursor of this list; send the last page's nextCursor, or none.")
+        raise bad_cursor()
     return tuple(keys)
+
+
+def bad_cursor() -> Refusal:
+    """For what was no cursor of the list."""
+    return Refusal("invalid", "bad_cursor", "This is no cursor of this list; send the last page's nextCursor, or none.")

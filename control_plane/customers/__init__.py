@@ -1,0 +1,1 @@
+"""Customers: what the payment provider knows of a tenant. A tenant has one."""
