@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Row, Table, Text, column, func, select, table, update
+from sqlalchemy import BigInteger, Column, DateTime, Row, Table, Text, column, delete, func, select, table, update
 from sqlalchemy.dialects.postgresql import insert
 
 from control_plane.metadata import METADATA
@@ -83,6 +83,13 @@ def intend(unit: Unit, tenant_id: str, provider: str, key: str, name: str, email
         insert(CUSTOMERS)
         .values(tenant_id=tenant_id, provider=provider, state="making", making_key=key, name=name, email=email, seen=0)
         .on_conflict_do_nothing(index_elements=["tenant_id"])
+    )
+
+
+def give_up(unit: Unit, tenant_id: str, key: str) -> None:
+    """The provider refused it, so the intent under this key is none any more."""
+    unit.sql.execute(
+        delete(CUSTOMERS).where(CUSTOMERS.c.tenant_id == tenant_id, CUSTOMERS.c.state == "making", CUSTOMERS.c.making_key == key)
     )
 
 

@@ -71,6 +71,10 @@ def ensure(units: Units, provider: Provider, tenant_id: str, *, name: str, email
         found = provider.find_customer(tenant_id) if now - intent.created_at > KEY_LIVES else None
         made = found or provider.create_customer(order, intent.making_key)
     except ProviderError as error:
+        if error.kind in ("refused", "not_found"):
+            # What was refused for good must not stand in the way of what is asked for next.
+            with units.begin(actor) as unit:
+                repository.give_up(unit, tenant_id, intent.making_key)
         raise refusal_of(error) from error
     crash_point("accounts.customer_made")
     # 3.
