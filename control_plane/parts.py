@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from control_plane.provider.opening import open_provider
+from control_plane.provider.opening import is_configured, open_provider
 from control_plane.provider.port import Provider
 from control_plane.refusals import Refusal
 from control_plane.unit import Units
@@ -27,12 +27,12 @@ class Parts:
             raise Refusal(
                 "precondition",
                 "no_payment_provider",
-                "No payment provider is configured; an operator has to set METERLINE_STRIPE_SECRET_KEY.",
+                "No payment provider is configured; an operator has to set METERLINE_STRIPE_SECRET_KEY or METERLINE_LAGO_API_KEY.",
             )
         return self.payment_provider
 
 
 def parts_of(settings: Settings) -> Parts:
     """The real ones; nothing connects yet. Raises SettingsError for a provider's key that is none."""
-    provider = None if settings.stripe_secret_key is None else open_provider(settings)
+    provider = open_provider(settings) if is_configured(settings) else None
     return Parts(settings, Units(settings), provider)

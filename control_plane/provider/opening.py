@@ -13,6 +13,12 @@ def open_provider(settings: Settings) -> Provider:
     return _lago(settings) if settings.payment_provider == "lago" else _stripe(settings)
 
 
+def is_configured(settings: Settings) -> bool:
+    """Whether there are credentials for the chosen provider."""
+    key = settings.lago_api_key if settings.payment_provider == "lago" else settings.stripe_secret_key
+    return key is not None
+
+
 def _stripe(settings: Settings) -> Provider:
     if settings.stripe_secret_key is None:
         raise SettingsError("METERLINE_STRIPE_SECRET_KEY: set the secret key of the Stripe account (sk_test_... or sk_live_...)")
