@@ -27,7 +27,7 @@ class Parts:
             raise Refusal(
                 "precondition",
                 "no_payment_provider",
-                "No payment provider is configured; an operator has to set METERLINE_STRIPE_SECRET_KEY or METERLINE_LAGO_API_KEY.",
+                "No payment provider is configured; an operator has to set METERLINE_STRIPE_SECRET_KEY, or Lago's key.",
             )
         return self.payment_provider
 
