@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +29,6 @@ from aggregator.log_now import log_now
 from aggregator.reconciling import Reconciler
 from aggregator.retention import sweep_until
 from aggregator.standing import Standings, StreamPositions
-from meterline_schemas.delta import Delta, decode_delta
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Backoff, serve_health
@@ -40,6 +39,7 @@ from store import epochs, group, topic_state
 logger = logging.getLogger(__name__)
 
 _BATCH_WITHIN_S = 0.02
+_WAITING_MIN = 64
 _METADATA_MAX_AGE_MS = 5_000
 """How soon partitions are found that the deltas topic was given for a new epoch."""
 
@@ -59,11 +59,11 @@ def _credentials(settings: Settings) -> Any:
 def make_app(
     settings: Settings,
     epoch: epochs.Epoch,
-    count: Callable[[list[Delta]], None],
+    count: Callable[[Sequence[bytes | None]], None],
     positions: StreamPositions,
     stop: threading.Event,
 ) -> Any:
-    """The Faust app: reads deltas raw and hands them to `count` in batches, one batch at a time; notes how far it is."""
+    """The Faust app: hands the records of the deltas topic to `count` in batches, one at a time, and notes how far it is."""
     datadir = settings.data_dir / "aggregator"
     # Faust makes the last folder of the path only.
     datadir.mkdir(parents=True, exist_ok=True)
@@ -81,6 +81,8 @@ def make_app(
         key_serializer="raw",
         value_serializer="raw",
         store="memory://",
+        # Deltas may be large: no more of them wait in the process than the next batch takes.
+        stream_buffer_maxsize=max(_WAITING_MIN, settings.aggregator_batch_max),
         stream_wait_empty=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -93,10 +95,9 @@ def make_app(
     @app.agent(deltas, concurrency=1)
     async def count_deltas(stream: Any) -> AsyncIterator[None]:
         async for events in stream.take_events(settings.aggregator_batch_max, within=_BATCH_WITHIN_S):
-            batch = [delta for event in events if (delta := _readable(event.message.value)) is not None]
-            if batch:
-                counted = asyncio.get_running_loop().run_in_executor(counting_thread, count, batch)
-                await _whole(counted, settings.stop_within_s, lambda: bool(app.should_stop), stop)
+            values = [event.message.value for event in events]
+            counted = asyncio.get_running_loop().run_in_executor(counting_thread, count, values)
+            await _whole(counted, settings.stop_within_s, lambda: bool(app.should_stop), stop)
             for event in events:
                 positions.counted(event.message.partition, event.message.offset)
             yield
@@ -137,17 +138,6 @@ def _leave(code: Exit, why: str) -> None:
     logger.critical(why, extra={"exit": f"{code.value} {code.name}"})
     logging.shutdown()
     os._exit(code)
-
-
-def _readable(value: bytes | None) -> Delta | None:
-    """A record's delta; None for one that is none, whose range the next delta or the reconciler counts."""
-    try:
-        delta = decode_delta(value or b"")
-    except Exception as error:  # noqa: BLE001 - nothing may leave the batch: it would be acknowledged with its readable deltas
-        metrics.DELTAS.labels("unreadable").inc()
-        logger.error("a record of the deltas topic is no delta; passed over", extra={"problem": str(error)})
-        return None
-    return delta
 
 
 def _to_its_end(target: Callable[[], None]) -> None:

@@ -1,7 +1,8 @@
 """Counting: deltas into Postgres, in the transaction that moves their fences.
 
-For each delta, by its position against the locked fence row: counted already, skip; continues the fence, add its
-lines; overlaps or leaves a gap, recompute [fence, to) from ClickHouse. Several deltas share one transaction.
+For each delta, by its position against the fence: counted already, skip; continues the fence, add its lines; overlaps or
+leaves a gap, recompute [fence, to) from ClickHouse. Several deltas share one transaction, in which each counter is written
+once: the more ranges wait, the fewer rows an event costs.
 """
 
 from __future__ import annotations
@@ -9,27 +10,35 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
 
+from metering.counters import Sums, gather
 from metering.fence import FenceAction, FiguresDisagree, action, check_continues, explains
-from meterline_schemas.delta import Delta, DeltaLine, Figures
+from meterline_schemas.delta import Delta, DeltaLine, Figures, decode_delta
 from runtime import metrics
 from runtime.crash import crash_point
 from runtime.exits import Exit, MeterlineExit
 from runtime.life import Backoff
 from store import event_log
-from store.fences import Fence, add_lines, lock_fences, move_fence, note_repair
+from store.fences import Fence, add_sums, lock_fences, move_fence, note_repair, read_fences
 
 logger = logging.getLogger(__name__)
 
+COUNTERS_MAX = 500_000
+"""Counters of one transaction, give or take a delta: some seconds of writing, for which whoever wants a fence waits."""
+
 T = TypeVar("T")
+Lane: TypeAlias = tuple[int, int]
+"""Epoch and partition."""
 
 
 class NotExplained(Exception):
@@ -60,13 +69,20 @@ class Counting:
         self._connect, self._clickhouse = connect, clickhouse
         self._give_up_s, self._stop = give_up_s, stop
         self._connection: psycopg.Connection[Any] | None = None
+        self._seen: dict[Lane, Fence] = {}
+        """The fences as they were last seen; another process may have moved them since."""
         self.problems: dict[str, str] = {}
         """What is wrong with a dependency while a batch is repeated, for /ready."""
 
-    def count(self, deltas: Iterable[Delta]) -> None:
-        """Counts every delta, or raises MeterlineExit; retries in place meanwhile. Repeating it changes nothing."""
-        batch = list(deltas)
-        self._until_done(lambda: self._in_transaction(lambda connection: self._count(connection, batch)))
+    def count(self, values: Sequence[bytes | None]) -> None:
+        """Counts every delta among the records' values, or raises MeterlineExit; retries in place meanwhile.
+
+        Repeating it changes nothing. Values are decoded one by one as they are summed: a full batch of deltas decoded would
+        not fit into memory.
+        """
+        done = 0
+        while done < len(values):
+            done += self._until_done(partial(self._count, values[done:]))
 
     def repair(self, target: Target, cause: str) -> bool:
         """Counts [fence, target) from ClickHouse where the fence is still below; False when it is not.
@@ -78,8 +94,9 @@ class Counting:
             fence = lock_fences(connection, [(target.epoch, target.partition)]).get((target.epoch, target.partition))
             if fence is None or fence.next_offset >= target.to_offset:
                 return False
-            add_lines(connection, self._recomputed(connection, fence, target, cause))
-            move_fence(connection, _moved(fence, target))
+            addition = _Addition()
+            addition.recomputed(fence, target, self._recomputed(fence, target, cause), cause)
+            addition.write(connection)
             return True
 
         return self._in_transaction(recount)
@@ -92,39 +109,71 @@ class Counting:
 
     # -- one transaction -----------------------------------------------------------------------------------------
 
-    def _count(self, connection: psycopg.Connection[Any], batch: list[Delta]) -> None:
+    def _count(self, values: Sequence[bytes | None]) -> int:
+        """Counts the first of them, as many as one transaction takes, and says how many these are.
+
+        They are summed before any fence is locked, against the fences as they were last seen; where the locked ones turn out
+        to be others, they are summed again.
+        """
         began = time.monotonic()
-        fences = lock_fences(connection, ((delta.epoch, delta.partition) for delta in batch))
-        lines: list[DeltaLine] = []
-        moved: dict[tuple[int, int], Fence] = {}
-        for delta in batch:
-            key = (delta.epoch, delta.partition)
-            fence = fences.get(key)
+        addition = self._addition(values, self._last_seen)
+
+        def write(connection: psycopg.Connection[Any]) -> _Addition:
+            locked = lock_fences(connection, addition.assumed)
+            right = addition
+            if any(locked.get(lane) != fence for lane, fence in addition.assumed.items()):
+                right = self._addition(values[: addition.values], locked.get)
+            right.write(connection)
+            crash_point("aggregator.before_commit")
+            return right
+
+        if addition.assumed:
+            addition = self._in_transaction(write)
+            crash_point("aggregator.after_commit")
+            self._seen |= addition.moved
+        metrics.COUNT_SECONDS.observe(time.monotonic() - began)
+        for outcome, times in addition.outcomes.items():
+            metrics.DELTAS.labels(outcome).inc(times)
+        return addition.values
+
+    def _last_seen(self, lane: Lane) -> Fence | None:
+        if lane not in self._seen:
+            found = self._in_transaction(read_fences)
+            self._seen = {(fence.epoch, fence.partition): fence for fence in found}
+        return self._seen.get(lane)
+
+    def _addition(self, values: Sequence[bytes | None], fence_of: Callable[[Lane], Fence | None]) -> _Addition:
+        """What the values come to where the fences stand so; as many of them as a transaction takes."""
+        addition = _Addition()
+        for value in values:
+            delta = _readable(value)
+            addition.values += 1
+            if delta is None:
+                addition.outcomes["unreadable"] += 1
+                continue
+            lane = (delta.epoch, delta.partition)
+            if lane not in addition.assumed:
+                addition.assumed[lane] = fence_of(lane)
+            fence = addition.moved.get(lane) or addition.assumed[lane]
             if fence is None:
                 # Never one of ours: an epoch's fence rows stand before its first delta can be made.
-                metrics.DELTAS.labels("foreign").inc()
+                addition.outcomes["foreign"] += 1
                 logger.error(
                     "a delta of an epoch and partition without a fence; passed over. Check METERLINE_TOPIC_DELTAS",
                     extra={"epoch": delta.epoch, "partition": delta.partition, "to_offset": delta.to_offset},
                 )
                 continue
-            added = self._lines(connection, delta, fence)
-            if added is not None:
-                lines.extend(added)
-                target = Target(delta.epoch, delta.partition, delta.to_offset, delta.rules_version, delta.cumulative)
-                fences[key] = moved[key] = _moved(fence, target)
-        add_lines(connection, lines)
-        for _, fence in sorted(moved.items()):
-            move_fence(connection, fence)
-        crash_point("aggregator.before_commit")
-        metrics.COUNT_SECONDS.observe(time.monotonic() - began)
+            self._add(addition, delta, fence)
+            if len(addition.sums) >= COUNTERS_MAX:
+                break
+        return addition
 
-    def _lines(self, connection: psycopg.Connection[Any], delta: Delta, fence: Fence) -> Iterable[DeltaLine] | None:
-        """What the delta adds; None when it is counted already."""
+    def _add(self, addition: _Addition, delta: Delta, fence: Fence) -> None:
         todo = action(delta, fence.next_offset)
         if todo is FenceAction.SKIP:
-            metrics.DELTAS.labels("skipped").inc()
-            return None
+            addition.outcomes["skipped"] += 1
+            return
+        target = Target(delta.epoch, delta.partition, delta.to_offset, delta.rules_version, delta.cumulative)
         cause = f"the delta [{delta.from_offset}, {delta.to_offset}) does not continue the fence at {fence.next_offset}"
         if todo is FenceAction.ADD:
             try:
@@ -132,12 +181,11 @@ class Counting:
             except FiguresDisagree as error:
                 cause = str(error)
             else:
-                metrics.DELTAS.labels("added").inc()
-                return delta.lines
-        target = Target(delta.epoch, delta.partition, delta.to_offset, delta.rules_version, delta.cumulative)
-        return self._recomputed(connection, fence, target, cause)
+                addition.added(fence, target, delta.lines)
+                return
+        addition.recomputed(fence, target, self._recomputed(fence, target, cause), cause)
 
-    def _recomputed(self, connection: psycopg.Connection[Any], fence: Fence, target: Target, cause: str) -> tuple[DeltaLine, ...]:
+    def _recomputed(self, fence: Fence, target: Target, cause: str) -> tuple[DeltaLine, ...]:
         client = self._clickhouse()
         try:
             found = event_log.recompute(client, fence.epoch, fence.partition, fence.next_offset, target.to_offset)
@@ -148,10 +196,7 @@ class Counting:
                 f"epoch {fence.epoch} partition {fence.partition} [{fence.next_offset}, {target.to_offset}): ClickHouse holds "
                 f"{found.events} rows there, the figures say {target.figures.admitted - fence.figures.admitted} ({cause})"
             )
-        note_repair(connection, fence, target.to_offset, cause)
-        metrics.DELTAS.labels("recomputed").inc()
-        metrics.REPAIRS.inc()
-        logger.warning("a range was counted from ClickHouse", extra={"cause": cause, "events": found.events})
+        logger.warning("a range is counted from ClickHouse", extra={"cause": cause, "events": found.events})
         return found.lines
 
     # -- patience ------------------------------------------------------------------------------------------------
@@ -166,14 +211,13 @@ class Counting:
         except psycopg.Error:
             connection.close()
             raise
-        crash_point("aggregator.after_commit")
         return result
 
-    def _until_done(self, call: Callable[[], None]) -> None:
+    def _until_done(self, call: Callable[[], T]) -> T:
         began, backoff = time.monotonic(), Backoff()
         while True:
             try:
-                call()
+                done = call()
             except (psycopg.Error, ClickHouseError, HTTPError, OSError, NotExplained) as error:
                 unexplained = isinstance(error, NotExplained)
                 dependency = "postgres" if isinstance(error, psycopg.Error) else "clickhouse"
@@ -189,8 +233,52 @@ class Counting:
                 self._stop.wait(backoff.wait_s())
             else:
                 self.problems.clear()
-                return
+                return done
 
 
-def _moved(fence: Fence, target: Target) -> Fence:
-    return replace(fence, next_offset=target.to_offset, rules_version=target.rules_version, figures=target.figures)
+class _Addition:
+    """What one transaction adds to the counters, and where it moves the fences."""
+
+    def __init__(self) -> None:
+        self.values = 0
+        """Records that it is made of."""
+        self.assumed: dict[Lane, Fence | None] = {}
+        """The fences that it is right for."""
+        self.moved: dict[Lane, Fence] = {}
+        self.sums: Sums = {}
+        self.outcomes: Counter[str] = Counter()
+        self._repairs: list[tuple[Fence, int, str]] = []
+
+    def added(self, fence: Fence, target: Target, lines: Iterable[DeltaLine]) -> None:
+        """[fence, target) by its delta."""
+        self._move(fence, target, lines)
+        self.outcomes["added"] += 1
+
+    def recomputed(self, fence: Fence, target: Target, lines: Iterable[DeltaLine], cause: str) -> None:
+        """[fence, target) from ClickHouse."""
+        self._move(fence, target, lines)
+        self._repairs.append((fence, target.to_offset, cause))
+        self.outcomes["recomputed"] += 1
+
+    def _move(self, fence: Fence, target: Target, lines: Iterable[DeltaLine]) -> None:
+        gather(self.sums, lines)
+        self.moved[fence.epoch, fence.partition] = replace(
+            fence, next_offset=target.to_offset, rules_version=target.rules_version, figures=target.figures
+        )
+
+    def write(self, connection: psycopg.Connection[Any]) -> None:
+        """In the transaction that has locked the fences."""
+        for fence, to_offset, cause in self._repairs:
+            note_repair(connection, fence, to_offset, cause)
+        add_sums(connection, self.sums)
+        for _, fence in sorted(self.moved.items()):
+            move_fence(connection, fence)
+
+
+def _readable(value: bytes | None) -> Delta | None:
+    """A record's delta; None for one that is none, whose range the next delta or the reconciler counts."""
+    try:
+        return decode_delta(value or b"")
+    except Exception as error:  # noqa: BLE001 - nothing may leave the batch: it would be acknowledged with its readable deltas
+        logger.error("a record of the deltas topic is no delta; passed over", extra={"problem": str(error)})
+        return None

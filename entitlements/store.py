@@ -129,6 +129,10 @@ class Store:
         except _WAITED_TOO_LONG as error:
             metrics.RETRIES.labels("entitlements", "postgres").inc()
             raise StoreAway(f"{_UNKNOWN} Too many wait for the same thing.") from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            metrics.RETRIES.labels("entitlements", "postgres").inc()
+            logger.warning("postgres takes no writes", extra={"query": name, "error": str(error)})
+            raise StoreAway("Postgres takes no writes now (a standby?); nothing was done. Try again shortly.") from error
         except _AWAY as error:
             metrics.RETRIES.labels("entitlements", "postgres").inc()
             logger.warning("postgres does not answer", extra={"query": name, "error": str(error) or type(error).__name__})

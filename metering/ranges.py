@@ -35,6 +35,8 @@ from meterline_schemas.types import Kind, Micros
 _DAY_MS = 86_400_000
 _MASK64 = (1 << 64) - 1
 _LOW_BITS = 32
+_CONTENT = slice(3, 7)
+"""Of a claim: what a later record of its key is compared with."""
 
 
 class Claim(NamedTuple):
@@ -218,10 +220,10 @@ def _refused(reading: Reading) -> Reject:
 
 def _turned_away(readings: Readings, row: int, claim: Claim, holder: Claim) -> Reject | None:
     """What becomes of a record whose key `holder` has; None for a duplicate that nobody needs to see."""
+    if claim[_CONTENT] == holder[_CONTENT] and claim.row_hash == holder.row_hash:
+        return None
     reason = conflict_reason(holder.content, claim.content)
     if reason is None:
-        if claim.row_hash == holder.row_hash:
-            return None
         detail = "the same usage in other bytes; not counted again"
         return Reject(readings.reading(row), "duplicate", Reason.DIFFERING_DUPLICATE, detail, holder)
     return Reject(readings.reading(row), "conflict", reason, "differs in " + ", ".join(_differences(claim, holder)), holder)

@@ -102,7 +102,9 @@ class Settings(BaseModel):
     aggregator_instance: str | None = _setting(
         "Aggregator", None, "Static membership id, unique per process: a restart takes its partitions back at once."
     )
-    aggregator_batch_max: int = _setting("Aggregator", 64, "Most delta records counted in one transaction.", ge=1, le=1_000)
+    aggregator_batch_max: int = _setting(
+        "Aggregator", 256, "Most delta records counted in one transaction; as many wait in memory.", ge=1, le=1_000
+    )
     sampler_every_ms: int = _setting("Aggregator", 250, "How often the log's end is sampled for `asOf`.", ge=10, le=60_000)
 
     usage_types_many: int = _setting(

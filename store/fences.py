@@ -13,6 +13,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from metering.counters import Sums, gather
 from meterline_schemas.delta import DeltaLine, Figures
 
 ROWS_MAX = 20_000
@@ -113,21 +114,23 @@ def move_fence(connection: Connection[Any], fence: Fence) -> None:
 
 
 def add_lines(connection: Connection[Any], lines: Iterable[DeltaLine]) -> None:
-    """Adds deltas' lines to the counters and running totals, sorted by key so that two writers cannot deadlock.
+    """As `add_sums`, of what the lines come to."""
+    sums: Sums = {}
+    gather(sums, lines)
+    add_sums(connection, sums)
 
-    The more ranges share a call, the fewer rows are written: each counter once. Blocks some 10 us a counter.
+
+def add_sums(connection: Connection[Any], sums: Sums) -> None:
+    """Adds to the counters and running totals, sorted by key so that two writers cannot deadlock.
+
+    Each counter is written once, however many ranges its sum is of. Blocks some 10 us a counter.
     """
-    days: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for line in lines:
-        key = line[:3]
-        known = days.get(key)
-        days[key] = line[3:] if known is None else (known[0] + line[3], known[1] + line[4])
-    ordered = sorted(days)
-    sums = [days[key] for key in ordered]
-    _write(connection, _ADD_DAYS, (*_columns(ordered, 3), *_columns(sums, 2)))
+    ordered = sorted(sums)
+    _write(connection, _ADD_DAYS, (*_columns(ordered, 3), *_columns([sums[key] for key in ordered], 2)))
     pairs: list[tuple[str, str]] = []
     totals: list[int] = []
-    for (tenant_id, usage_type, _), (quantity, _) in zip(ordered, sums, strict=True):
+    for tenant_id, usage_type, day in ordered:
+        quantity, _ = sums[tenant_id, usage_type, day]
         if pairs and pairs[-1] == (tenant_id, usage_type):
             totals[-1] += quantity
         else:

@@ -7,14 +7,17 @@ counted before. Decoding is strict: a delta that is wrong anywhere is a ValueErr
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from itertools import islice
+from operator import lt
 from typing import Final, NamedTuple
 
 import msgspec
 
-from meterline_schemas.quantity import format_quantity, parse_sum
+from meterline_schemas.quantity import format_quantity, parse_sums
 from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
 
 DELTA_SCHEMA_VERSION: Final = 1
@@ -154,16 +157,21 @@ def decode_delta(value: bytes) -> Delta:
         from_offset=Offset(wire.from_offset),
         to_offset=Offset(wire.to_offset),
         rules_version=wire.rules_version,
-        lines=tuple(
-            DeltaLine(TenantId(tenant), UsageType(usage_type), day, parse_sum(quantity), events)
-            for tenant, usage_type, day, quantity, events in wire.lines
-        ),
+        lines=_lines(wire.lines),
         cumulative=Figures(
             figures.admitted, figures.duplicate, figures.conflict, figures.invalid, figures.void, _natural(figures.hash_sum)
         ),
     )
     _check(delta)
     return delta
+
+
+def _lines(wire: list[tuple[str, str, str, str, int]]) -> tuple[DeltaLine, ...]:
+    """By column, for a range may have as many lines as events."""
+    if not wire:
+        return ()
+    tenants, usage_types, days, quantities, events = zip(*wire, strict=True)
+    return tuple(map(DeltaLine._make, zip(tenants, usage_types, days, parse_sums(quantities), events, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,26 +231,32 @@ def _check(delta: Delta) -> None:
     _check_position(delta.epoch, delta.to_offset, delta.rules_version, delta.cumulative)
     if not (0 <= delta.partition < 1 << 31 and 0 <= delta.from_offset < delta.to_offset):
         raise ValueError(f"out of range: partition {delta.partition}, [{delta.from_offset}, {delta.to_offset})")
-    if _CONTROL.search("".join([line.tenant_id for line in delta.lines] + [line.usage_type for line in delta.lines])):
-        raise ValueError("a name holds a control character, which no event's may")
-    before: tuple[str, str, str] | None = None
-    events = 0
-    for line in delta.lines:
-        at = line[:3]
-        if before is not None and at <= before:
-            raise ValueError(f"lines are not sorted, or one stands twice: {at} after {before}")
-        before = at
-        if not line.tenant_id or not line.usage_type or not 1 <= line.events <= _INT64_MAX:
-            raise ValueError(f"not a line: {line}")
-        _check_day(line.day)
-        events += line.events
+    events = _check_lines(delta.lines) if delta.lines else 0
     if events > delta.to_offset - delta.from_offset or events > delta.cumulative.admitted:
         raise ValueError(
             f"{events} events in a range of {delta.to_offset - delta.from_offset}, {delta.cumulative.admitted} admitted"
         )
 
 
-@lru_cache(maxsize=4_096)  # a batch of deltas has few days and many lines; what is wrong is not kept
+def _check_lines(lines: Sequence[DeltaLine]) -> int:
+    """What holds of the lines of one delta, by column; their events."""
+    tenants, usage_types, days, _, events = zip(*lines, strict=True)
+    names = "".join(tenants) + "".join(set(usage_types))
+    if not names.isprintable() and _CONTROL.search(names):
+        raise ValueError("a name holds a control character, which no event's may")
+    keys = list(zip(tenants, usage_types, days, strict=True))
+    if not all(map(lt, keys, islice(keys, 1, None))):
+        before, at = next((one, other) for one, other in zip(keys, keys[1:], strict=False) if other <= one)
+        raise ValueError(f"lines are not sorted, or one stands twice: {at} after {before}")
+    if not (all(tenants) and all(usage_types) and min(events) >= 1 and max(events) <= _INT64_MAX):
+        wrong = next(line for line in lines if not (line[0] and line[1] and 1 <= line.events <= _INT64_MAX))
+        raise ValueError(f"not a line: {wrong}")
+    for day in set(days):
+        _check_day(day)
+    return sum(events)
+
+
+@lru_cache(maxsize=4_096)  # deltas have few days; what is wrong is not kept
 def _check_day(day: str) -> None:
     try:
         if date.fromisoformat(day).isoformat() == day:

@@ -37,10 +37,10 @@ def _hang(*_: Any, **__: Any) -> None:
 
 
 PLACES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "decode": (aggregator.app, "decode_delta", _raise(Unforeseen("in decoding"))),
-    "count": (aggregator.counting, "add_lines", _raise(Unforeseen("in counting"))),
+    "decode": (aggregator.counting, "decode_delta", _raise(Unforeseen("in decoding"))),
+    "count": (aggregator.counting, "add_sums", _raise(Unforeseen("in counting"))),
     "transaction": (aggregator.counting, "move_fence", _raise(psycopg.errors.SerializationFailure("again, please"))),
-    "hang": (aggregator.counting, "add_lines", _hang),
+    "hang": (aggregator.counting, "add_sums", _hang),
     "note": (StreamPositions, "counted", _raise(Unforeseen("in the loop body, behind the counting"))),
     "commit": (aiokafka.AIOKafkaConsumer, "commit", _raise(Unforeseen("in Faust's own commit"))),
 }

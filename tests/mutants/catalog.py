@@ -263,6 +263,18 @@ MUTANTS: Final = (
         seeds(1_500),
     ),
     Mutant(
+        "fences_not_compared",
+        "sums made before the fences were locked are written only where the locked ones are the same",
+        (
+            Replace(
+                "aggregator/counting.py",
+                "            if any(locked.get(lane) != fence for lane, fence in addition.assumed.items()):\n",
+                "            if False:\n",
+            ),
+        ),
+        seeds(1_500),
+    ),
+    Mutant(
         "lowered_offset_left_alone",
         "an idle owner commits again when the group's offset is below its own",
         (

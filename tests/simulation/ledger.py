@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from meterline_schemas.delta import DeltaLine, Figures
+from metering.counters import Sums
+from meterline_schemas.delta import Figures
 from store.epochs import ENDED, Epoch
 from store.fences import Fence
 from tests.simulation.violation import Violation
@@ -78,11 +79,14 @@ def move_fence(ledger: Ledger, fence: Fence) -> None:
     ledger.fences[fence.epoch, fence.partition] = fence
 
 
-def add_lines(ledger: Ledger, lines: Sequence[DeltaLine]) -> None:
-    for line in lines:
-        key = (line.tenant_id, line.usage_type, line.day)
-        quantity, events = ledger.counters.get(key, (0, 0))
-        ledger.counters[key] = quantity + line.quantity, events + line.events
+def read_fences(ledger: Ledger) -> list[Fence]:
+    return list(ledger.fences.values())
+
+
+def add_sums(ledger: Ledger, sums: Sums) -> None:
+    for key, (more, events) in sums.items():
+        quantity, known = ledger.counters.get(key, (0, 0))
+        ledger.counters[key] = quantity + more, known + events
 
 
 def note_repair(ledger: Ledger, fence: Fence, to_offset: int, cause: str) -> None:

@@ -39,6 +39,7 @@ from meterline_schemas.rules import Rules
 from meterline_schemas.types import Epoch, Micros, Offset, TenantId, UsageType
 from store.event_log import Held
 from store.fences import Fence
+from tests.simulation import ledger
 from tests.simulation.epoch_mutants import EPOCH_MUTANTS
 from tests.simulation.member import Member
 
@@ -279,6 +280,18 @@ def event_count_not_checked() -> Mutant:
     return patch.object(aggregator.counting, "check_continues", lambda delta, fence: None)
 
 
+@contextmanager
+def fences_not_compared() -> Iterator[None]:
+    """What was summed before the fences were locked is written whatever the locked ones say."""
+    right = ledger.lock_fences
+
+    def as_assumed(connection: Any, lanes: Any) -> Any:
+        return lanes if isinstance(lanes, dict) else right(connection, lanes)
+
+    with patch.object(aggregator.counting, "lock_fences", as_assumed):
+        yield
+
+
 def void_not_counted() -> Mutant:
     """Offsets without a record get no verdict."""
     right = metering.ranges.decide
@@ -335,6 +348,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             note_trusted_beside_another_offset,
             note_of_another_epoch_trusted,
             event_count_not_checked,
+            fences_not_compared,
             void_not_counted,
             recompute_not_checked,
             sums_in_int64,

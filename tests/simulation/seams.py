@@ -101,7 +101,8 @@ def driven() -> Iterator[None]:
             {
                 "event_log": SimpleNamespace(recompute=lambda reads, e, p, start, end: reads.recompute(e, p, start, end)),
                 "lock_fences": ledger.lock_fences,
-                "add_lines": ledger.add_lines,
+                "add_sums": ledger.add_sums,
+                "read_fences": ledger.read_fences,
                 "move_fence": ledger.move_fence,
                 "note_repair": ledger.note_repair,
                 "crash_point": _crash_point,
