@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from operator import lt
 from typing import Final, NamedTuple
 
@@ -246,7 +246,7 @@ def _check_lines(lines: Sequence[DeltaLine]) -> int:
         raise ValueError("a name holds a control character, which no event's may")
     keys = list(zip(tenants, usage_types, days, strict=True))
     if not all(map(lt, keys, islice(keys, 1, None))):
-        before, at = next((one, other) for one, other in zip(keys, keys[1:], strict=False) if other <= one)
+        before, at = next((one, other) for one, other in pairwise(keys) if other <= one)
         raise ValueError(f"lines are not sorted, or one stands twice: {at} after {before}")
     if not (all(tenants) and all(usage_types) and min(events) >= 1 and max(events) <= _INT64_MAX):
         wrong = next(line for line in lines if not (line[0] and line[1] and 1 <= line.events <= _INT64_MAX))
