@@ -28,7 +28,14 @@ from store.catalog_rows import SECTIONS, load_catalog, write
 
 __all__ = ["Catalog", "Change", "load_catalog", "diff", "apply", "current_version", "SECTIONS"]
 
-_NOUN = {"features": "feature", "meters": "meter", "usage_types": "usage type", "plans": "plan", "tenants": "tenant"}
+_NOUN = {
+    "features": "feature",
+    "meters": "meter",
+    "usage_types": "usage type",
+    "rates": "rate",
+    "plans": "plan",
+    "tenants": "tenant",
+}
 
 
 def diff(connection: Connection[Any], catalog: Catalog) -> list[Change]:

@@ -1,5 +1,5 @@
-"""The catalog: features, meters, usage types, plans with their limits, and tenants on plans with what is theirs alone: other
-limits and features, and grants. As one strict value.
+"""The catalog: features, meters, usage types, rates in credits, plans with their limits, and tenants on plans with what is theirs
+alone: other limits and features, and grants. As one strict value.
 
 `store.catalog_file` reads it from YAML, `store.catalog` from and into Postgres. Quantities and prices are Decimal
 made from text; a float cannot get in.
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from metering.credits import Overrun
 from metering.currencies import step
 from metering.grants import DAYS_MAX
 from metering.limits import WhenUnavailable
@@ -24,6 +25,7 @@ UNLIMITED = "unlimited"
 ALERTS_DEFAULT = (80, 100, 120)
 ALERTS_MAX = 10
 CURRENCIES_MAX = 20
+RATE_PRICES_MAX = 1_000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -139,6 +141,46 @@ class UsageTypeDefinition(_Strict):
     credits: Price | None = None
 
 
+class RatePrice(_Strict):
+    """A price in credits from its day on: of a model's tokens, or of an operation each time."""
+
+    input: Price | None = None
+    output: Price | None = None
+    cached: Price | None = None
+    """Of input that the model had seen before; None is as `input`."""
+    each: Price | None = None
+    until: Annotated[date | None, BeforeValidator(_day)] = None
+    """The first day without it; None: until the next one begins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cached_is_as_input(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("cached") is None and data.get("input") is not None:
+            return {**data, "cached": data["input"]}
+        return data
+
+
+class Rate(_Strict):
+    """What a model (`per_tokens`) or an operation costs in credits, by the UTC day from which each price holds."""
+
+    description: _Text = ""
+    per_tokens: Annotated[int | None, BeforeValidator(_whole), Field(ge=1, le=1_000_000_000)] = None
+    prices: Annotated[dict[Annotated[date, BeforeValidator(_day)], RatePrice], Field(min_length=1, max_length=RATE_PRICES_MAX)]
+
+    @model_validator(mode="after")
+    def _prices_are_of_its_kind(self) -> Rate:
+        days = sorted(self.prices)
+        for day, following in itertools.zip_longest(days, days[1:]):
+            price = self.prices[day]
+            if self.per_tokens is None and (price.each is None or (price.input, price.output, price.cached) != (None,) * 3):
+                raise ValueError(f"prices.{day}: an operation has `each`; for a model's tokens say per_tokens, say 1000000")
+            if self.per_tokens is not None and (price.each is not None or price.input is None or price.output is None):
+                raise ValueError(f"prices.{day}: a model has `input` and `output`, of per_tokens tokens, and perhaps `cached`")
+            if price.until is not None and not day < price.until <= (following or price.until):
+                raise ValueError(f"prices.{day}: until lies after {day}, and not after the day of the next price")
+        return self
+
+
 class PlanLimit(_Strict):
     """What a plan grants of one usage type in one period. `limit` None is unlimited."""
 
@@ -190,7 +232,7 @@ class Plan(_Strict):
     """What a tenant on it may use. `alerts`: the percentages of a limit at which usage is told of, each once a period.
 
     `prices` are what it costs, by currency; without any it costs nothing. `currency` is what every `overage_price` is in; it
-    may be left out where `prices` has only one.
+    may be left out where `prices` has only one. `credit_overrun`: what pays where more was used than was held in credits.
     """
 
     name: Annotated[_Text, Field(min_length=1)]
@@ -199,6 +241,7 @@ class Plan(_Strict):
     features: dict[Identifier, bool] = {}
     limits: dict[Identifier, PlanLimit] = {}
     alerts: Annotated[tuple[_Percent, ...], Field(max_length=ALERTS_MAX)] = ALERTS_DEFAULT
+    credit_overrun: Overrun = "balance"
 
     @field_validator("alerts")
     @classmethod
@@ -288,6 +331,7 @@ class Catalog(_Strict):
     features: dict[Identifier, Feature] = {}
     meters: dict[Annotated[Identifier, Field(max_length=100)], MeterDefinition] = {}
     usage_types: dict[Identifier, UsageTypeDefinition] = {}
+    rates: dict[Identifier, Rate] = {}
     plans: dict[Identifier, Plan] = {}
     tenants: dict[Identifier, Tenant] = {}
 

@@ -10,7 +10,7 @@ from psycopg import Connection, Cursor
 from store.catalog_change import Change, Entity
 from store.catalog_model import Catalog
 
-SECTIONS = ("features", "meters", "usage_types", "plans", "tenants")
+SECTIONS = ("features", "meters", "usage_types", "rates", "plans", "tenants")
 """In the order of reference: an entry names entries of earlier sections only."""
 
 
@@ -18,9 +18,17 @@ def load_catalog(connection: Connection[Any], tenants: Collection[str] | None = 
     """The catalog that stands; of the tenants, all or those named."""
     who = None if tenants is None else list(tenants)
     plans: dict[str, Entity] = {
-        plan_id: {"name": name, "currency": currency, "alerts": alerts, "prices": {}, "features": {}, "limits": {}}
-        for plan_id, name, currency, alerts in connection.execute(
-            "SELECT plan_id, name, currency, alerts FROM plans ORDER BY plan_id"
+        plan_id: {
+            "name": name,
+            "currency": currency,
+            "alerts": alerts,
+            "credit_overrun": overrun,
+            "prices": {},
+            "features": {},
+            "limits": {},
+        }  # fmt: skip
+        for plan_id, name, currency, alerts, overrun in connection.execute(
+            "SELECT plan_id, name, currency, alerts, credit_overrun FROM plans ORDER BY plan_id"
         )
     }
     for plan_id, currency, cycle, amount in connection.execute(
@@ -75,10 +83,23 @@ def load_catalog(connection: Connection[Any], tenants: Collection[str] | None = 
                 name: {"description": description, "unit": unit, "feature": feature, "meter": meter, "credits": credits}
                 for name, description, unit, feature, meter, credits in types
             },
+            "rates": _rates(connection),
             "plans": plans,
             "tenants": people,
         }
     )
+
+
+def _rates(connection: Connection[Any]) -> dict[str, Entity]:
+    rates: dict[str, Entity] = {
+        rate: {"description": description, "per_tokens": per_tokens, "prices": {}}
+        for rate, description, per_tokens in connection.execute("SELECT rate, description, per_tokens FROM rates ORDER BY rate")
+    }
+    for rate, day, *price in connection.execute(
+        "SELECT rate, valid_from, input, output, cached, each, valid_until FROM rate_prices ORDER BY rate, valid_from"
+    ):
+        rates[rate]["prices"][day] = dict(zip(("input", "output", "cached", "each", "until"), price, strict=True))
+    return rates
 
 
 def _limit(quantity: Any, hard: bool, price: Any, period: str, when_unavailable: str | None) -> Entity:
@@ -103,9 +124,15 @@ _UPSERT = {
         " ON CONFLICT (usage_type) DO UPDATE SET description = excluded.description, unit = excluded.unit,"
         " feature = excluded.feature, meter = excluded.meter, credits = excluded.credits"
     ),
+    "rates": (
+        "INSERT INTO rates (rate, description, per_tokens) VALUES (%(name)s, %(description)s, %(per_tokens)s)"
+        " ON CONFLICT (rate) DO UPDATE SET description = excluded.description, per_tokens = excluded.per_tokens"
+    ),
     "plans": (
-        "INSERT INTO plans (plan_id, name, currency, alerts) VALUES (%(name)s, %(label)s, %(currency)s, %(alerts)s)"
-        " ON CONFLICT (plan_id) DO UPDATE SET name = excluded.name, currency = excluded.currency, alerts = excluded.alerts"
+        "INSERT INTO plans (plan_id, name, currency, alerts, credit_overrun)"
+        " VALUES (%(name)s, %(label)s, %(currency)s, %(alerts)s, %(credit_overrun)s)"
+        " ON CONFLICT (plan_id) DO UPDATE SET name = excluded.name, currency = excluded.currency, alerts = excluded.alerts,"
+        " credit_overrun = excluded.credit_overrun"
     ),
     "tenants": (
         "INSERT INTO tenants (tenant_id, name, plan_id, anchor_day, status)"
@@ -117,6 +144,7 @@ _UPSERT = {
 
 _DELETE = {
     "plans": "DELETE FROM plans WHERE plan_id = %s",
+    "rates": "DELETE FROM rates WHERE rate = %s",
     "usage_types": "DELETE FROM usage_types WHERE usage_type = %s",
     "meters": "DELETE FROM meters WHERE meter = %s",
     "features": "DELETE FROM features WHERE feature = %s",
@@ -134,6 +162,8 @@ def write(connection: Connection[Any], changes: Iterable[Change]) -> None:
                 _write_prices(cursor, wanted)
             if section in ("plans", "tenants"):
                 _write_terms(cursor, section.removesuffix("s"), wanted)
+            elif section == "rates":
+                _write_rates(cursor, wanted)
         for section, statement in _DELETE.items():
             gone = [(change.name,) for change in changes if change.section == section and change.action == "removed"]
             cursor.executemany(statement, gone)
@@ -162,6 +192,15 @@ def _write_prices(cursor: Cursor[Any], plans: dict[str, Entity]) -> None:
             for plan_id, currency, prices in by_currency
             for usage_type, price in prices["overage"].items()
         ],
+    )
+
+
+def _write_rates(cursor: Cursor[Any], wanted: dict[str, Entity]) -> None:
+    cursor.execute("DELETE FROM rate_prices WHERE rate = ANY(%s)", (list(wanted),))
+    cursor.executemany(
+        "INSERT INTO rate_prices (rate, valid_from, valid_until, input, output, cached, each)"
+        " VALUES (%(rate)s, %(day)s, %(until)s, %(input)s, %(output)s, %(cached)s, %(each)s)",
+        [{"rate": rate, "day": day, **price} for rate, entity in wanted.items() for day, price in entity["prices"].items()],
     )
 
 

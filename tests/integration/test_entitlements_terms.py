@@ -9,11 +9,14 @@ from decimal import Decimal
 import pytest
 
 from metering import periods
+from meterline_schemas.types import Micros
 from runtime.postgres import connect
 from runtime.settings import Settings
-from store import catalog
+from store import catalog, credits
 from store.catalog_file import parse_catalog
+from store.credits import By, Owner
 from store.service_secrets import create
+from store.steps import run
 from tests.integration.serving import Server, execute, serving
 
 CATALOG = """
@@ -120,7 +123,9 @@ def test_the_state_of_a_subscription_lets_in_or_not(server: Server, migrated: Se
 
 def test_a_type_priced_in_credits_asks_for_the_user_and_for_what_he_has(server: Server, migrated: Settings) -> None:
     put(migrated, "chat: {plan: p}", "stranger: {plan: p}")
-    execute(migrated, [("INSERT INTO credit_balances VALUES ('u1', 'chat', 2.5), ('u2', 'stranger', 100)", ())])
+    for user, tenant, amount in (("u1", "chat", 2_500_000), ("u2", "stranger", 100_000_000)):
+        with connect(migrated) as connection:
+            run(connection, credits.grant(Owner(tenant, user), Micros(amount), by=By("tester"), key="first"))
     refused = server.ask("POST", "/v1/billing/entitlements/check", {"tenantId": "chat", "usageType": "CHAT"})
     assert (refused.status, refused.json["code"]) == (400, "user_required")
 

@@ -1,0 +1,12 @@
+"""The ledger of credits, its accounts, lots and holds; balances become a view of it."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0014"
+down_revision = "0013"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)

@@ -1,0 +1,448 @@
+"""What the database itself holds about credits, whoever writes: and what races and kills do to an account."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from metering.credits import LOTS_MAX
+from meterline_schemas.types import Micros
+from runtime.postgres import connect, conninfo
+from runtime.settings import Settings
+from store import credits
+from store.credit_checks import check_credits
+from store.credits import Balance, By, CreditsRefused, Done, HoldEnded, Insufficient, KeyReused, Owner, TooManyLots, UnknownHold
+from store.steps import Steps, arun, run
+from tests.fakes.pipeline import environment_of
+
+BY = By("tester", "req-1")
+CREDIT = 1_000_000
+
+
+@pytest.fixture
+def connection(migrated: Settings) -> Iterator[psycopg.Connection[Any]]:
+    with connect(migrated) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner("tnt_123", uuid.uuid4().hex)
+
+
+def do(connection: psycopg.Connection[Any], steps: Steps[Done]) -> Done:
+    done = run(connection, steps)
+    connection.commit()
+    return done
+
+
+def give(connection: psycopg.Connection[Any], owner: Owner, credits_: int, key: str = "given", **over: Any) -> Done:
+    return do(connection, credits.grant(owner, Micros(credits_ * CREDIT), by=BY, key=key, **over))
+
+
+def stands(connection: psycopg.Connection[Any], owner: Owner) -> Balance:
+    shown = run(connection, credits.balance(owner))
+    connection.rollback()
+    return shown
+
+
+def adds_up(connection: psycopg.Connection[Any]) -> None:
+    check = check_credits(connection)
+    connection.rollback()
+    assert check.ok, check.findings
+
+
+def test_nobody_has_nothing_and_an_operation_says_who_did_it_and_at_what_price(
+    connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    assert stands(connection, owner) == Balance(Micros(0), Micros(0), Micros(0), (), None)
+    give(connection, owner, 5, note="welcome")
+    price = {"modelId": "m", "input": "0.25"}
+    charged = do(connection, credits.charge(owner, Micros(2 * CREDIT), by=BY, key="c", price=price, note="a picture"))
+    assert (charged.moved, charged.balance, charged.repeated) == (2 * CREDIT, 3 * CREDIT, False)
+    row = connection.execute(
+        "SELECT kind, amount::text, balance::text, who, request_id, price, note FROM credit_operations WHERE operation_id = %s",
+        (charged.operation_id,),
+    ).fetchone()
+    assert row == ("charge", "2", "3", "tester", "req-1", price, "a picture")
+    (lot,) = stands(connection, owner).lots
+    assert (lot.available, lot.note, lot.expires_at) == (3 * CREDIT, "welcome", None)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE credit_operations SET moved = 0",
+        "DELETE FROM credit_operations",
+        "UPDATE credit_entries SET amount = amount + 1",
+        "DELETE FROM credit_entries",
+        "TRUNCATE credit_entries",
+        "UPDATE credit_accounts SET available = available + 1",
+        "DELETE FROM credit_accounts",
+        "UPDATE credit_lots SET expires_at = NULL",
+        "UPDATE credit_lots SET held = 1",
+        "INSERT INTO credit_accounts (tenant_id, user_id, available) VALUES ('t', 'rich', 5)",
+        "INSERT INTO credit_lots (account_id, created_at, available) SELECT account_id, now(), 5 FROM credit_accounts",
+        "UPDATE credit_holds SET amount = 0",
+        "UPDATE credit_holds SET state = 'released'",
+        "DELETE FROM credit_holds",
+    ],
+)
+def test_history_and_figures_change_by_operations_only(connection: psycopg.Connection[Any], owner: Owner, statement: str) -> None:
+    give(connection, owner, 5, expires_in=timedelta(days=1))
+    hold_id = uuid.uuid4()
+    do(connection, credits.hold(owner, hold_id, Micros(CREDIT), by=BY, purpose="session"))
+    do(connection, credits.settle(hold_id, Micros(CREDIT), by=BY, overrun="held"))
+    with pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.FeatureNotSupported)):
+        connection.execute(statement.encode())
+    connection.rollback()
+    adds_up(connection)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "amount", "of_lot"),
+    [
+        ("available", "spent", 6, True),  # more than there is
+        ("held", "spent", 1, True),  # nothing is held
+        ("owed", "spent", 1, False),  # the account may not owe
+        ("spent", "available", 1, True),  # what is spent does not come back
+        ("issued", "spent", 1, True),
+        ("available", "spent", 0, True),
+        ("available", "spent", -1, True),
+        ("available", "spent", 1, False),  # credits without a lot
+    ],
+)
+def test_the_database_refuses_entries_that_no_operation_makes(
+    connection: psycopg.Connection[Any], owner: Owner, source: str, target: str, amount: int, of_lot: bool
+) -> None:
+    give(connection, owner, 5)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(
+            "INSERT INTO credit_entries (operation_id, lot_id, source, target, amount)"
+            " SELECT o.operation_id, CASE WHEN %s THEN l.lot_id END, %s, %s, %s FROM credit_operations o JOIN credit_lots l"
+            " USING (account_id) JOIN credit_accounts a USING (account_id) WHERE a.user_id = %s",
+            (of_lot, source, target, amount, owner.user_id),
+        )
+    connection.rollback()
+
+
+def test_no_operation_moves_credits_of_another_account(connection: psycopg.Connection[Any], owner: Owner) -> None:
+    give(connection, owner, 5)
+    other = Owner(owner.tenant_id, uuid.uuid4().hex)
+    give(connection, other, 5)
+    with pytest.raises(psycopg.errors.CheckViolation, match="its own account only"):
+        connection.execute(
+            "INSERT INTO credit_entries (operation_id, lot_id, source, target, amount) SELECT o.operation_id, l.lot_id,"
+            " 'available', 'spent', 1 FROM credit_operations o JOIN credit_accounts a USING (account_id), credit_lots l"
+            " JOIN credit_accounts b ON b.account_id = l.account_id WHERE a.user_id = %s AND b.user_id = %s",
+            (owner.user_id, other.user_id),
+        )
+    connection.rollback()
+
+
+def test_a_check_sees_no_expired_lot_before_any_job_and_neither_does_a_hold(
+    connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    give(connection, owner, 2, "lasting")
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    # It expires now; the clock has passed it when the next statement asks.
+    give(connection, owner, 5, "brief", expires_in=timedelta(hours=1), at=row[0] - timedelta(hours=1))
+    row = connection.execute("SELECT balance::text FROM credit_balances WHERE user_id = %s", (owner.user_id,)).fetchone()
+    assert row == ("2",)
+    connection.rollback()
+    assert stands(connection, owner).balance == 2 * CREDIT
+    row = connection.execute("SELECT available::text FROM credit_accounts WHERE user_id = %s", (owner.user_id,)).fetchone()
+    assert row == ("7",), "somebody wrote it down already"
+    with pytest.raises(Insufficient) as refused:
+        run(connection, credits.hold(owner, uuid.uuid4(), Micros(3 * CREDIT), by=BY, purpose="session"))
+    assert (refused.value.asked, refused.value.spendable) == (3 * CREDIT, 2 * CREDIT)
+    connection.rollback()
+    assert run(connection, credits.expire_due()) >= 1
+    connection.commit()
+    kinds = connection.execute(
+        "SELECT o.kind, e.source, e.target, e.amount::text FROM credit_operations o JOIN credit_entries e USING (operation_id)"
+        " JOIN credit_accounts a USING (account_id) WHERE a.user_id = %s ORDER BY entry_id DESC LIMIT 1",
+        (owner.user_id,),
+    ).fetchone()
+    assert kinds == ("expire", "available", "expired", "5")
+    adds_up(connection)
+
+
+def test_what_is_held_outlives_its_lot_and_expires_when_it_is_given_back(
+    connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    now = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert now is not None
+    soon, late = now[0] + timedelta(minutes=1), now[0] + timedelta(hours=2)
+    give(connection, owner, 10, expires_in=timedelta(hours=1))
+    kept, back = uuid.uuid4(), uuid.uuid4()
+    for hold_id in (kept, back):
+        do(connection, credits.hold(owner, hold_id, Micros(4 * CREDIT), by=BY, purpose="session", at=soon))
+    settled = do(connection, credits.settle(kept, Micros(3 * CREDIT), by=BY, overrun="held", at=late))
+    assert (settled.moved, settled.refunded, settled.shortfall, settled.balance) == (3 * CREDIT, 0, 0, 0)
+    released = do(connection, credits.release(back, by=BY, at=late))
+    assert (released.moved, released.refunded, released.balance) == (4 * CREDIT, 0, 0)
+    adds_up(connection)
+
+
+def test_holds_are_known_by_their_ids_and_end_once(connection: psycopg.Connection[Any], owner: Owner) -> None:
+    give(connection, owner, 10)
+    hold_id = uuid.uuid4()
+    for unknown in (credits.settle(hold_id, Micros(1), by=BY, overrun="held"), credits.release(hold_id, by=BY)):
+        with pytest.raises(UnknownHold):
+            run(connection, unknown)
+    held = do(connection, credits.hold(owner, hold_id, Micros(4 * CREDIT), by=BY, purpose="session"))
+    again = do(connection, credits.hold(owner, hold_id, Micros(4 * CREDIT), by=BY, purpose="session"))
+    assert (again.operation_id, again.balance, again.repeated) == (held.operation_id, 6 * CREDIT, True)
+    with pytest.raises(KeyReused):
+        run(connection, credits.hold(owner, hold_id, Micros(5 * CREDIT), by=BY, purpose="session"))
+    connection.rollback()
+    with pytest.raises(KeyReused, match="another account"):
+        run(connection, credits.hold(Owner("t", "other"), hold_id, Micros(0), by=BY, purpose="session"))
+    connection.rollback()
+    settled = do(connection, credits.settle(hold_id, Micros(CREDIT), by=BY, overrun="held"))
+    with pytest.raises(HoldEnded) as ended:
+        run(connection, credits.release(hold_id, by=BY))
+    assert (ended.value.code, ended.value.done.operation_id) == ("already_settled", settled.operation_id)
+    connection.rollback()
+
+
+def test_a_settlement_and_a_release_at_the_same_time_one_wins_and_the_other_is_told(
+    migrated: Settings, connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    give(connection, owner, 100)
+    holds = [uuid.uuid4() for _ in range(20)]
+    for hold_id in holds:
+        do(connection, credits.hold(owner, hold_id, Micros(2 * CREDIT), by=BY, purpose="session"))
+
+    def end(asked: tuple[uuid.UUID, str]) -> str:
+        hold_id, how = asked
+        with connect(migrated) as own:
+            try:
+                if how == "settle":
+                    run(own, credits.settle(hold_id, Micros(CREDIT), by=BY, overrun="held"))
+                else:
+                    run(own, credits.release(hold_id, by=BY, expired=how == "sweep"))
+            except HoldEnded as ended:
+                return ended.code
+            return how
+
+    asked = [(hold_id, how) for hold_id in holds for how in ("settle", "release")]
+    random.Random(7).shuffle(asked)
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(end, asked))
+    for hold_id in holds:
+        both = sorted(answer for (one, _), answer in zip(asked, answers, strict=True) if one == hold_id)
+        assert both in (["already_settled", "settle"], ["already_released", "release"]), both
+    settled = sum(answer == "settle" for answer in answers)
+    assert stands(connection, owner).balance == (100 - settled) * CREDIT
+    adds_up(connection)
+
+
+def test_an_account_may_owe_as_far_as_it_is_allowed_and_pays_it_first(connection: psycopg.Connection[Any], owner: Owner) -> None:
+    give(connection, owner, 1)
+    do(connection, credits.allow_overdraft(owner, Micros(3 * CREDIT), by=BY, key="o"))
+    assert do(connection, credits.charge(owner, Micros(4 * CREDIT), by=BY, key="c")).balance == -3 * CREDIT
+    with pytest.raises(Insufficient):
+        run(connection, credits.charge(owner, Micros(1), by=BY, key="d"))
+    connection.rollback()
+    with pytest.raises(CreditsRefused, match="allocate credits first"):
+        run(connection, credits.allow_overdraft(owner, Micros(0), by=BY, key="p"))
+    connection.rollback()
+    assert give(connection, owner, 5, "paid").balance == 2 * CREDIT
+    do(connection, credits.allow_overdraft(owner, Micros(0), by=BY, key="p"))
+    adds_up(connection)
+
+
+def test_an_account_has_a_bound_on_its_lots(connection: psycopg.Connection[Any], owner: Owner) -> None:
+    for number in range(LOTS_MAX):
+        run(connection, credits.grant(owner, Micros(1), by=BY, key=f"k{number}"))
+    with pytest.raises(TooManyLots, match="set its balance"):
+        run(connection, credits.grant(owner, Micros(1), by=BY, key="more"))
+    assert run(connection, credits.set_balance(owner, Micros(LOTS_MAX), by=BY, key="one")).balance == LOTS_MAX
+    assert len(run(connection, credits.balance(owner)).lots) == 1
+    connection.rollback()
+
+
+@pytest.mark.parametrize("amount", [-1, 10**18])
+def test_amounts_have_bounds(owner: Owner, amount: int) -> None:
+    with pytest.raises(ValueError, match="not within"):
+        next(credits.grant(owner, Micros(amount), by=BY, key="k"))
+
+
+def test_an_event_loop_runs_the_very_same_steps(migrated: Settings, owner: Owner) -> None:
+    async def asked() -> tuple[Done, Balance]:
+        async with await psycopg.AsyncConnection.connect(conninfo(migrated)) as own:
+            await arun(own, credits.grant(owner, Micros(5), by=BY, key="k"))
+            held = await arun(own, credits.hold(owner, uuid.uuid4(), Micros(2), by=BY, purpose="reservation"))
+            return held, await arun(own, credits.balance(owner))
+
+    held, shown = asyncio.run(asked())
+    assert (held.moved, held.balance, shown.balance, shown.held) == (2, 3, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("table", "tampered"),
+    [
+        ("credit_accounts", "available = available + 1"),
+        ("credit_lots", "held = held + 1"),
+        ("credit_holds", "state = 'expired', ended_at = now()"),
+        ("credit_operations", "moved = moved + 1"),
+        ("credit_operations", "balance = balance + 1"),
+        ("credit_entries", "amount = amount + 1"),
+    ],
+)
+def test_whatever_was_tampered_with_is_found(
+    connection: psycopg.Connection[Any], owner: Owner, table: str, tampered: str
+) -> None:
+    give(connection, owner, 5)
+    do(connection, credits.hold(owner, uuid.uuid4(), Micros(CREDIT), by=BY, purpose="session"))
+    connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
+    column = {"credit_entries": "entry_id", "credit_operations": "operation_id"}.get(table, table[7:-1] + "_id")
+    connection.execute(
+        f"UPDATE {table} SET {tampered} WHERE {column} = (SELECT {column} FROM {table} ORDER BY 1 DESC LIMIT 1)".encode()
+    )
+    check = check_credits(connection)
+    assert not check.ok
+    assert "differ in" in check.detail
+    connection.rollback()
+
+
+SPENDING_S = float(os.environ.get("METERLINE_TEST_SPENDING_S", "3"))
+"""A minute is what the promise says; the suite takes a part of it."""
+
+
+def test_fifty_clients_spend_one_balance_and_it_is_never_negative_and_the_sum_of_its_ledger(
+    migrated: Settings, connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    give(connection, owner, 50)
+    ends = time.monotonic() + SPENDING_S
+    counts: dict[str, int] = {}
+    counting = threading.Lock()
+
+    def spend(seed: int) -> None:
+        rng = random.Random(seed)
+        mine: list[uuid.UUID] = []
+        with connect(migrated, autocommit=True) as own:
+            while time.monotonic() < ends:
+                amount = Micros(rng.randrange(1, 3 * CREDIT))
+                what = rng.choice(["hold", "hold", "settle", "release", "charge", "grant", "adjust", "balance"])
+                try:
+                    with own.transaction():
+                        if what == "hold":
+                            mine.append(uuid.uuid4())
+                            run(own, credits.hold(owner, mine[-1], amount, by=BY, purpose="session"))
+                        elif what == "settle" and mine:
+                            overrun = rng.choice(["held", "balance"])
+                            run(own, credits.settle(mine.pop(), amount, by=BY, overrun=overrun))  # type: ignore[arg-type]
+                        elif what == "release" and mine:
+                            run(own, credits.release(mine.pop(), by=BY, expired=rng.random() < 0.5))
+                        elif what == "charge":
+                            run(own, credits.charge(owner, amount, by=BY, key=uuid.uuid4().hex))
+                        elif what == "grant":
+                            life = timedelta(milliseconds=rng.randrange(1, 500))
+                            run(own, credits.grant(owner, amount, by=BY, key=uuid.uuid4().hex, expires_in=life))
+                        elif what == "adjust":
+                            run(own, credits.adjust(owner, -amount // 2, by=BY, key=uuid.uuid4().hex))
+                        else:
+                            assert run(own, credits.balance(owner)).balance >= 0
+                            run(own, credits.expire_due())
+                except (Insufficient, UnknownHold, TooManyLots) as refused:
+                    what = refused.code
+                with counting:
+                    counts[what] = counts.get(what, 0) + 1
+
+    with ThreadPoolExecutor(50) as clients:
+        list(clients.map(spend, range(50)))
+    assert counts["charge"] > 20
+    assert counts["insufficient_credits"] > 20
+    shown = stands(connection, owner)
+    assert shown.balance >= 0
+    adds_up(connection)
+    lowest = connection.execute(
+        "SELECT min(o.balance), count(*) FROM credit_operations o JOIN credit_accounts a USING (account_id) WHERE a.user_id = %s",
+        (owner.user_id,),
+    ).fetchone()
+    assert lowest is not None
+    assert lowest[0] >= 0
+    print(counts, lowest[1])  # noqa: T201 - the figures of the long run
+
+
+SPENDER = """
+import os, random, sys, uuid
+from meterline_schemas.types import Micros
+from runtime.postgres import connect
+from runtime.settings import load_settings
+from store import credits
+from store.credits import By, Insufficient, Owner
+from store.steps import run
+
+settings, rng = load_settings(dict(os.environ)), random.Random()
+print("ready", flush=True)
+with connect(settings, autocommit=True) as connection:
+    while True:
+        hold_id = uuid.uuid4()
+        try:
+            with connection.transaction():
+                run(connection, credits.hold(Owner("tnt_123", sys.argv[1]), hold_id, Micros(1000), by=By("s"), purpose="session"))
+            with connection.transaction():
+                run(connection, credits.settle(hold_id, Micros(rng.randrange(1500)), by=By("s"), overrun="balance"))
+            print(hold_id, flush=True)
+        except Insufficient:
+            pass
+"""
+
+
+def test_processes_killed_in_the_middle_leave_no_credit_lost_or_made(
+    migrated: Settings, connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    give(connection, owner, 1000)
+    said: set[str] = set()
+    rng = random.Random(3)
+    for _ in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-c", SPENDER, owner.user_id],
+            env={**os.environ, **environment_of(migrated)}, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            for _ in range(1 + rng.randrange(40)):
+                said.add(process.stdout.readline().strip())
+            process.send_signal(signal.SIGKILL)
+    said.discard("ready")
+    said.discard("")
+    adds_up(connection)
+    rows = connection.execute(
+        "SELECT h.hold_id::text, h.state FROM credit_holds h JOIN credit_accounts a USING (account_id) WHERE a.user_id = %s",
+        (owner.user_id,),
+    ).fetchall()
+    states = dict(rows)
+    assert len(said) > 20
+    assert {states[hold_id] for hold_id in said} == {"settled"}, "what was said to be settled is not"
+    for hold_id, state in states.items():
+        if state == "open":
+            do(connection, credits.release(uuid.UUID(hold_id), by=BY, expired=True))
+    adds_up(connection)
+    row = connection.execute(
+        "SELECT a.held::text, (a.available + s.spent)::text FROM credit_accounts a, LATERAL (SELECT sum(e.amount) AS spent FROM"
+        " credit_operations o JOIN credit_entries e USING (operation_id) WHERE o.account_id = a.account_id"
+        " AND e.target = 'spent') s WHERE a.user_id = %s",
+        (owner.user_id,),
+    ).fetchone()
+    assert row is not None
+    assert (row[0], float(row[1])) == ("0", 1000)
