@@ -70,6 +70,7 @@ def replace(connection: Connection[Any], kind: Kind, subject: str, pseudonyms: P
         if parent in changed:
             _drop_parent(connection, parent, kind, subject, pseudonym, kept)
         changed["audit"] = _in_audit(connection, subject, pseudonym)
+    changed["credit_operations"] = _in_credits(connection, kind, subject, pseudonym)
     return {table: rows for table, rows in changed.items() if rows}
 
 
@@ -174,6 +175,25 @@ def _in_audit(connection: Connection[Any], subject: str, pseudonym: str) -> int:
         " OR position(%(quoted)s in coalesce(after::text, '')) > 0",
         {"id": subject, "new": pseudonym, "quoted": quoted},
     ).rowcount
+
+
+def _in_credits(connection: Connection[Any], kind: Kind, subject: str, pseudonym: str) -> int:
+    """The ledger keeps what moved, when and at which price; what people wrote, the keys, and who did it go. The account has its
+    pseudonym by now. Repeating it changes nothing more."""
+    of_theirs = sql.SQL("account_id IN (SELECT account_id FROM credit_accounts WHERE {} = %(new)s)").format(
+        sql.Identifier(f"{kind}_id")
+    )
+    names = {"id": subject, "new": pseudonym}
+    with _changeable(connection, ["credit_lots", "credit_operations"]):
+        connection.execute(sql.SQL("UPDATE credit_lots SET note = '' WHERE note <> '' AND {}").format(of_theirs), names)
+        return connection.execute(
+            sql.SQL(
+                "UPDATE credit_operations SET note = '', who = CASE WHEN who = %(id)s THEN %(new)s ELSE who END,"
+                " key = CASE WHEN starts_with(key, 'key:') THEN 'forgotten:' || operation_id ELSE key END"
+                " WHERE who = %(id)s OR ({} AND (note <> '' OR starts_with(key, 'key:')))"
+            ).format(of_theirs),
+            names,
+        ).rowcount
 
 
 def replays_of(connection: Connection[Any], rejects: list[Position], pseudonyms: Pseudonyms) -> int:

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 import click
+import psycopg
 
 from billing_exporter.exporter import account_of
 from billing_exporter.gateway import GatewayError
@@ -19,9 +20,10 @@ from runtime.exits import Exit, MeterlineExit
 from runtime.logs import configure_logging
 from runtime.settings import Settings, load_settings
 from store import reconcile_runs
+from store.credit_checks import check_credits
 from store.findings import Check
 from store.log_sample import SAMPLE_MAX
-from store.reconcile import PATIENCE_S, SAMPLE_ROWS, Report, reconcile
+from store.reconcile import PATIENCE_S, SAMPLE_ROWS, STATEMENT_TIMEOUT_S, Report, reconcile
 from store.remedies import kafka_answers, one_line, postgres_answers
 
 _MEANS = {
@@ -32,6 +34,7 @@ _MEANS = {
     "I5": "fence <= committed <= log end",
     "I6": "rejects are kept",
     "I9": "Stripe = ledger = ClickHouse",
+    "I10": "credits are what their ledger says",
 }
 
 
@@ -59,7 +62,7 @@ def command(repair: bool, sample: int, patience_s: float, as_json: bool) -> int:
     configure_logging(settings, "reconcile")
     with postgres_answers(settings), clickhouse_answers(settings), kafka_answers(settings):
         report = reconcile(settings, repair_as=who() if repair else None, sample=sample, patience_s=patience_s)
-        report = replace(report, checks=(*report.checks, _billed(settings)))
+        report = replace(report, checks=(*report.checks, _billed(settings), _credits(settings)))
         with postgres.connect(settings) as connection:
             reconcile_runs.record(connection, who(), report.ok, report.findings())
     if as_json:
@@ -82,6 +85,14 @@ def _billed(settings: Settings) -> Check:
         check.add("billed totals", {}, "an answer of Stripe and ClickHouse", one_line(error))
         check.detail = "could not be compared"
         return check
+
+
+def _credits(settings: Settings) -> Check:
+    """I10, of one snapshot."""
+    with postgres.connect(settings, options=f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c TimeZone=UTC") as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        return check_credits(connection)
 
 
 def _print(report: Report) -> None:

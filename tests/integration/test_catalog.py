@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.commands import plans as plans_command
+from metering.rates import ModelPrice, Tokens
 from runtime import postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings, variables
-from store import catalog
+from store import catalog, rates
 from store.catalog import Catalog, Change
 from store.catalog_file import parse_catalog, read_catalog
 from store.migrate import migrate_postgres
@@ -57,7 +59,7 @@ def connection(schema: Settings) -> Iterator[psycopg.Connection[Any]]:
     """An empty catalog. `apply` commits what it does, so the tables are emptied before each test."""
     with postgres.connect(schema, autocommit=True) as connection:
         connection.execute(
-            "TRUNCATE catalog_versions, meters, features, usage_types, plans, tenants, audit, usage_totals, export_ledger"
+            "TRUNCATE catalog_versions, meters, features, usage_types, rates, plans, tenants, audit, usage_totals, export_ledger"
             " RESTART IDENTITY CASCADE"
         )
         yield connection
@@ -84,6 +86,50 @@ def test_what_is_applied_is_what_is_read_back(connection: psycopg.Connection[Any
     assert (limit.limit, limit.hard, limit.period) == (Decimal("7.5"), True, "day")
 
 
+RATES = """
+rates:
+  aurora:
+    per_tokens: 1000000
+    prices:
+      2026-01-01: {input: 300, output: 1500.5, cached: 30}
+      2026-10-01: {input: 250, output: 1200, until: 2027-01-01}
+  upscale: {prices: {2026-01-01: {each: 12}}}
+plans:
+  p: {name: P, credit_overrun: held}
+tenants:
+  t: {plan: p}
+"""
+
+
+def test_rates_are_shown_changed_and_asked_for_by_day(connection: psycopg.Connection[Any]) -> None:
+    catalog.apply(connection, parse_catalog(RATES), by="tester")
+    assert catalog.load_catalog(connection) == parse_catalog(RATES)
+    (change,) = catalog.diff(connection, parse_catalog(RATES.replace("1200", "1100")))
+    assert (change.section, change.fields()) == ("rates", [("prices.2026-10-01.output", "1200", "1100")])
+
+    def cost(day: date) -> int:
+        return rates.model_price(connection, "aurora", day).cost(Tokens(1000, 1000, 1000))
+
+    assert cost(date(2026, 9, 30)) == 1_830_500
+    assert cost(date(2026, 10, 1)) == 1_700_000
+    price = rates.model_price(connection, "aurora", date(2026, 12, 31))
+    assert ModelPrice.of_json(json.loads(json.dumps(price.as_json()))) == price
+    assert rates.operation_price(connection, "upscale", date(2026, 1, 1)).cost(3) == 36_000_000
+    for code, asked in (
+        ("rate_not_valid", lambda: rates.model_price(connection, "aurora", date(2027, 1, 1))),
+        ("rate_not_valid", lambda: rates.model_price(connection, "aurora", date(2025, 12, 31))),
+        ("unknown_model", lambda: rates.model_price(connection, "upscale", date(2026, 1, 1))),
+        ("unknown_model", lambda: rates.model_price(connection, "nobody", date(2026, 1, 1))),
+        ("unknown_operation", lambda: rates.operation_price(connection, "aurora", date(2026, 1, 1))),
+    ):
+        with pytest.raises(rates.RateRefused) as refused:
+            asked()
+        assert refused.value.code == code
+    assert [rates.overrun_of(connection, tenant) for tenant in ("t", "nobody")] == ["held", "balance"]
+    catalog.apply(connection, small(), by="tester")
+    assert catalog.load_catalog(connection).rates == {}
+
+
 def test_applying_it_again_is_no_new_version_and_no_audit(connection: psycopg.Connection[Any]) -> None:
     assert catalog.apply(connection, small(), by="tester") == 1
     before = audited(connection)
@@ -107,7 +153,7 @@ def test_the_diff_says_what_is_added_changed_and_removed_with_before_and_after(c
     assert changes[1].fields() == [
         ("limits.U", "10.5 per billing_period, soft, overage at 0.25", "12 per billing_period, soft, overage at 0.25")
     ]
-    assert changes[2].fields() == [("name", "", "R"), ("alerts", "", "80, 100, 120")]
+    assert changes[2].fields() == [("name", "", "R"), ("alerts", "", "80, 100, 120"), ("credit_overrun", "", "balance")]
     assert changes[3].fields() == [("name", "Q", ""), ("alerts", "80, 100, 120", "")]
 
 

@@ -14,10 +14,15 @@ from cli.commands.explain import command as explain
 from cli.commands.forget import command
 from metering.pseudonyms import Pseudonyms
 from meterline_schemas.delta import Figures
+from meterline_schemas.types import Micros
 from runtime import postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
+from store import credits
+from store.credit_checks import check_credits
+from store.credits import By, Owner
 from store.reconcile import reconcile
+from store.steps import run
 from tests.fakes.pipeline import Pipeline, environment_of
 from tests.integration.counted_log import CountedLog
 from tests.integration.test_consume_crashes import event
@@ -57,6 +62,11 @@ def log(migrated: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 (USER, TENANT),
             )
             connection.execute("INSERT INTO accounts VALUES ('app', %s)", (TENANT,))
+            run(
+                connection, credits.grant(Owner(TENANT, USER), Micros(5), by=By("a"), key=f"k {USER}", note=f"{USER} of {TENANT}")
+            )
+            for owner in (Owner(TENANT, "u9"), Owner("t", "other")):
+                run(connection, credits.grant(owner, Micros(5), by=By(USER), key="k"))
             connection.execute(
                 "INSERT INTO audit (who, what, subject, after) VALUES ('op', 'catalog.tenant.added', %s, %s)",
                 (TENANT, json.dumps({"name": "Forget Me Ltd", "tenant": TENANT})),
@@ -159,6 +169,8 @@ def test_no_name_of_the_tenant_is_left_and_no_number_changes(log: CountedLog) ->
     (entry,) = log.pipeline.postgres("SELECT subject, after FROM audit WHERE what = 'tenant.forgotten'")
     assert entry[0] == pseudonym
     assert reconcile(log.settings, patience_s=0).ok
+    credits_of = "SELECT available FROM credit_accounts WHERE tenant_id = %s"
+    assert log.pipeline.postgres(credits_of, pseudonym) == [(Decimal("0.000005"),)] * 2
     # Repeating it finds nothing more.
     (report,) = forget(log, "--tenant", TENANT, "--yes")["forgotten"]
     assert (report["events"], report["rejects"]) == (0, 0)
@@ -216,9 +228,13 @@ def test_an_event_that_is_sent_again_is_known_whatever_became_of_its_names(log: 
     pipeline.consume()
     pipeline.aggregate()
     pipeline.settle()
+    with postgres.connect(log.settings) as connection:
+        run(connection, credits.grant(Owner(TENANT, "u9"), Micros(7), by=By("a"), key="k"))
     (report,) = forget(log, "--tenant", TENANT, "--yes")["forgotten"]
     assert (report["events"], report["rejects"]) == (0, 2)
     assert holders(log, TENANT) == []
+    with postgres.connect(log.settings) as connection:
+        assert check_credits(connection).ok
 
 
 def test_explain_finds_a_forgotten_event_for_whoever_still_knows_its_names(log: CountedLog) -> None:

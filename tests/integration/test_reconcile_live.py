@@ -61,5 +61,5 @@ def test_a_system_under_load_is_in_order_at_every_moment_and_a_repair_does_not_d
     # Each run left its outcome, with I9 among it, for the metric that the aggregator shows.
     runs = pipeline.postgres("SELECT ok, findings FROM reconcile_runs ORDER BY id")
     assert [ok for ok, _ in runs] == [True, False]
-    assert set(runs[0][1]) == {"I1", "I2", "I3", "I4", "I5", "I6", "I9"}
+    assert set(runs[0][1]) == {"I1", "I2", "I3", "I4", "I5", "I6", "I9", "I10"}
     assert runs[1][1]["I4"] > 0

@@ -188,3 +188,30 @@ def test_prices_that_make_no_sense_are_refused(prices: str, told: str) -> None:
     with pytest.raises(CatalogError) as refusal:
         parse_catalog(priced(prices))
     assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        ("{prices: {}}", "at least 1 item"),
+        ("{prices: {2026-01-01: {input: 1, output: 2}}}", "say per_tokens"),
+        ("{prices: {2026-01-01: {}}}", "an operation has `each`"),
+        ("{per_tokens: 1000, prices: {2026-01-01: {each: 1}}}", "a model has `input` and `output`"),
+        ("{per_tokens: 1000, prices: {2026-01-01: {input: 1}}}", "a model has `input` and `output`"),
+        ("{per_tokens: 0, prices: {2026-01-01: {input: 1, output: 1}}}", "greater than or equal to 1"),
+        ("{prices: {2026-01-01: {each: 1, until: 2026-01-01}}}", "until lies after 2026-01-01"),
+        ("{prices: {2026-01-01: {each: 1, until: 2026-03-01}, 2026-02-01: {each: 2}}}", "not after the day of the next"),
+        ("{prices: {2026-01-01: {each: -1}}}", "want a price"),
+        ("{prices: {2026-01-01: {each: NaN}}}", "want a price"),
+        ("{prices: {January: {each: 1}}}", "want a day"),
+    ],
+)
+def test_a_rate_that_makes_no_sense_is_refused(rate: str, told: str) -> None:
+    with pytest.raises(CatalogError, match=told):
+        parse_catalog(f"rates: {{r: {rate}}}")
+
+
+def test_what_is_not_said_of_cached_input_is_as_of_other_input() -> None:
+    rate = parse_catalog("rates: {r: {per_tokens: 1000, prices: {2026-01-01: {input: 0.5, output: 2}}}}").rates["r"]
+    (price,) = rate.prices.values()
+    assert price.cached == Decimal("0.5")
