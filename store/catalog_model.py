@@ -164,7 +164,7 @@ class Rate(_Strict):
     """What a model (`per_tokens`) or an operation costs in credits, by the UTC day from which each price holds."""
 
     description: _Text = ""
-    per_tokens: Annotated[int | None, BeforeValidator(_whole), Field(ge=1, le=1_000_000_000)] = None
+    per_tokens: Annotated[Annotated[int, Field(ge=1, le=1_000_000_000)] | None, BeforeValidator(_whole)] = None
     prices: Annotated[dict[Annotated[date, BeforeValidator(_day)], RatePrice], Field(min_length=1, max_length=RATE_PRICES_MAX)]
 
     @model_validator(mode="after")

@@ -154,7 +154,7 @@ def test_the_diff_says_what_is_added_changed_and_removed_with_before_and_after(c
         ("limits.U", "10.5 per billing_period, soft, overage at 0.25", "12 per billing_period, soft, overage at 0.25")
     ]
     assert changes[2].fields() == [("name", "", "R"), ("alerts", "", "80, 100, 120"), ("credit_overrun", "", "balance")]
-    assert changes[3].fields() == [("name", "Q", ""), ("alerts", "80, 100, 120", "")]
+    assert changes[3].fields() == [("name", "Q", ""), ("alerts", "80, 100, 120", ""), ("credit_overrun", "balance", "")]
 
 
 def test_a_change_is_a_version_and_an_audit_row_for_each_entry(connection: psycopg.Connection[Any]) -> None:
