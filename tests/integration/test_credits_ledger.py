@@ -340,7 +340,10 @@ def test_fifty_clients_spend_one_balance_and_it_is_never_negative_and_the_sum_of
         rng = random.Random(seed)
         mine: list[uuid.UUID] = []
         with connect(migrated, autocommit=True) as own:
-            while time.monotonic() < ends:
+            done = 0
+            # However slow the machine: some of everything.
+            while time.monotonic() < ends or done < 10:
+                done += 1
                 amount = Micros(rng.randrange(1, 3 * CREDIT))
                 what = rng.choice(["hold", "hold", "settle", "release", "charge", "grant", "adjust", "balance"])
                 try:
@@ -370,8 +373,8 @@ def test_fifty_clients_spend_one_balance_and_it_is_never_negative_and_the_sum_of
 
     with ThreadPoolExecutor(50) as clients:
         list(clients.map(spend, range(50)))
-    assert counts["charge"] > 20
-    assert counts["insufficient_credits"] > 20
+    assert counts["charge"] > 10
+    assert counts["insufficient_credits"] > 10
     shown = stands(connection, owner)
     assert shown.balance >= 0
     adds_up(connection)
