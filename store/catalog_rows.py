@@ -26,7 +26,7 @@ def load_catalog(connection: Connection[Any], tenants: Collection[str] | None = 
             "prices": {},
             "features": {},
             "limits": {},
-        }  # fmt: skip
+        }
         for plan_id, name, currency, alerts, overrun in connection.execute(
             "SELECT plan_id, name, currency, alerts, credit_overrun FROM plans ORDER BY plan_id"
         )
