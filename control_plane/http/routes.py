@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
@@ -94,13 +94,14 @@ class Routes:
         return add
 
 
-def allowed_of(app: FastAPI) -> dict[tuple[str, str], frozenset[Who] | None]:
-    """Who may call which route of an application; None: open."""
+def allowed_of(nouns: Iterable[Routes]) -> dict[tuple[str, str], frozenset[Who] | None]:
+    """Who may call which route; None: open."""
     return {
         (method, route.path): _ALLOWED[route.endpoint]
-        for route in app.routes
+        for routes in nouns
+        for route in routes.router.routes
         if isinstance(route, GuardedRoute)
-        for method in route.methods or ()
+        for method in sorted(route.methods or ())
     }
 
 
