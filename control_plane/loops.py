@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from control_plane.credits import expiring
 from control_plane.parts import Parts
 from control_plane.subscriptions import recovering
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 Loop = Callable[[Parts, threading.Event], None]
 """Runs until the event is set. It outlives stores and providers that are away: `runtime.repeating` shows how."""
 
-LOOPS: Final[dict[str, Loop]] = {"subscriptions": recovering.run}
+LOOPS: Final[dict[str, Loop]] = {"credit-expiry": expiring.run, "subscriptions": recovering.run}
 
 STOP_SHARE: Final = 0.4
 """Of `stop_within_s`."""

@@ -1,0 +1,1 @@
+"""Credits: what users have, and what it is spent on."""
