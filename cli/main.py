@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve HTTP: the entitlement endpoint, the control plane, or both in one process."),
     "stripe": ("stripe", "Customers and meters at Stripe, made from the catalog."),
     "topics": ("topics", "The topics: create them, compare them with their declarations, change their partitions."),
+    "webhooks": ("webhooks", "Webhooks of Stripe, Clerk and Lago: list what came in, work on it again."),
     "up": ("up", "Start the embedded stack and all stages, supervised, until Ctrl-C."),
 }
 

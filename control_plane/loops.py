@@ -11,13 +11,20 @@ from typing import Final
 from control_plane.credits import expiring
 from control_plane.parts import Parts
 from control_plane.subscriptions import recovering
+from control_plane.webhooks import worker as webhooks
 
 logger = logging.getLogger(__name__)
 
 Loop = Callable[[Parts, threading.Event], None]
 """Runs until the event is set. It outlives stores and providers that are away: `runtime.repeating` shows how."""
 
-LOOPS: Final[dict[str, Loop]] = {"credit-expiry": expiring.run, "subscriptions": recovering.run}
+WEBHOOK_WORKERS: Final = 3
+
+LOOPS: Final[dict[str, Loop]] = {
+    "credit-expiry": expiring.run,
+    "subscriptions": recovering.run,
+    **{f"webhooks-{number}": webhooks.run for number in range(1, WEBHOOK_WORKERS + 1)},
+}
 
 STOP_SHARE: Final = 0.4
 """Of `stop_within_s`."""

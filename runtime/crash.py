@@ -26,6 +26,7 @@ CRASH_POINTS = frozenset(
         "subscriptions.intended",
         "subscriptions.answered",
         "subscriptions.recorded",
+        "webhooks.handled",
     }
 )
 

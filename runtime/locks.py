@@ -24,3 +24,5 @@ class AdvisoryLock(IntEnum):
     """One look for thresholds at a time."""
     FORWARDER = 0x6D65_7465_7207
     """Held by the consumer that forwards what late producers send to an ended epoch's topic, as long as it runs."""
+    CLERK = 0x6D65_7465_7209
+    """One of Clerk's messages is applied at a time."""

@@ -92,6 +92,10 @@ EXPORTS_HELD = Counter("meterline_exports_held_total", "Tenants held because Cli
 PERIODS_REFUSED = Gauge("meterline_periods_refused", "Tenants whose period cannot be closed.")
 STRIPE_SECONDS = Histogram("meterline_stripe_seconds", "Time of one meter event call to Stripe.", buckets=_FAST)
 
+# -- control plane -------------------------------------------------------------------------------------------------
+# Webhooks by sender and what became of them: refused, received, repeated; then done, ignored, failed (tried again), dead.
+WEBHOOKS = Counter("meterline_webhooks_total", "Webhooks received, by sender and outcome.", ["source", "outcome"])
+
 
 class BoundedNames:
     """Names from outside as label values: the first `most` that come, and OTHER for all that come after. For one thread."""

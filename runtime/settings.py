@@ -74,6 +74,11 @@ class Settings(BaseModel):
         "DATABASE_URL",
     )
     postgres_ca_file: Path | None = _setting("Postgres", None, "PEM file of the authority; sets sslmode=verify-full.")
+    postgres_app_role: str | None = _setting(
+        "Postgres",
+        None,
+        "Role that `migrate` grants the tables to, where the stages log in as another than the owner: it only adds to the audit.",
+    )
     postgres_pool_max: int = _setting("Postgres", 8, "Most connections one process holds.", ge=1, le=200)
     postgres_timeout_s: float = _setting("Postgres", 5.0, "Longest wait for a connection or one statement.", gt=0, le=600)
 

@@ -125,7 +125,7 @@ def issue(
             (key_id, tenant_id, name, lookups(keyring, key)[0], key[: len(PREFIX) + SHOWN_CHARACTERS], sources, expires_at),
         )
         secret_id = keep(connection, keyring, key_id, tenant_id, key)
-        entry = Entry("api_key.issued", key_id, None, {"tenant": tenant_id, "source_services": sources})
+        entry = Entry("api_key.issued", key_id, None, {"tenant": tenant_id, "source_services": sources}, tenant_id)
         record(connection, by, [entry], request_id)
     return Issued(key_id, key, secret_id)
 
@@ -174,7 +174,7 @@ def revoke(connection: Connection[Any], key_id: str, by: str = "cli", request_id
         if row is None:
             return False
         connection.execute("DELETE FROM api_key_secrets WHERE key_id = %s", (key_id,))
-        record(connection, by, [Entry("api_key.revoked", key_id, {"tenant": row[0]}, None)], request_id)
+        record(connection, by, [Entry("api_key.revoked", key_id, {"tenant": row[0]}, None, row[0])], request_id)
     return True
 
 

@@ -18,14 +18,19 @@ class Entry:
     subject: str
     before: Any = None
     after: Any = None
+    tenant_id: str | None = None
+    """Whose admin may read it; None: the operator's alone."""
 
 
 def record(connection: Connection[Any], who: str, entries: Iterable[Entry], request_id: str | None = None) -> None:
     """Adds the entries, in the caller's transaction."""
     with connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO audit (who, what, subject, before, after, request_id) VALUES (%s, %s, %s, %s, %s, %s)",
-            [(who, entry.what, entry.subject, _json(entry.before), _json(entry.after), request_id) for entry in entries],
+            "INSERT INTO audit (who, what, subject, before, after, request_id, tenant_id) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            [
+                (who, entry.what, entry.subject, _json(entry.before), _json(entry.after), request_id, entry.tenant_id)
+                for entry in entries
+            ],
         )
 
 

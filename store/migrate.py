@@ -32,6 +32,7 @@ from runtime import clickhouse, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.locks import AdvisoryLock
 from runtime.settings import Settings
+from store.grants import grant
 from store.remedies import clickhouse_away, one_line, postgres_away
 from store.statements import split_statements
 
@@ -78,6 +79,10 @@ def migrate_postgres(settings: Settings, to: str = "head", progress: Progress = 
                 config.set_main_option("script_location", str(_POSTGRES).replace("%", "%%"))
                 config.attributes["connection"] = connection
                 command.upgrade(config, to)
+            if settings.postgres_app_role is not None and to == "head":
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, psycopg.Connection)
+                grant(driver, settings.postgres_app_role)
             return wanted
     except (psycopg.Error, DBAPIError) as error:
         # SQLAlchemy wraps the driver's error; whoever reads the message wants the driver's.

@@ -27,8 +27,9 @@ _STATEMENTS = {
         "  ORDER BY sent_at LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
     "inbox": (
-        "DELETE FROM inbox WHERE (source, message_id) IN"
-        " (SELECT source, message_id FROM inbox WHERE done_at < %s ORDER BY done_at LIMIT %s FOR UPDATE SKIP LOCKED)"
+        "DELETE FROM inbox WHERE (source, account, livemode, message_id) IN"
+        " (SELECT source, account, livemode, message_id FROM inbox WHERE done_at < %s"
+        "  ORDER BY done_at LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
     "holds": (
         "DELETE FROM holds WHERE hold_id IN"
@@ -43,7 +44,8 @@ _STATEMENTS = {
         "DELETE FROM idempotency_keys WHERE (who, key) IN"
         " (SELECT who, key FROM idempotency_keys WHERE started_at < %s ORDER BY started_at LIMIT %s FOR UPDATE SKIP LOCKED)"
     ),
-    "audit": "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
+    # The one way to drop them, as a row for each that it dropped.
+    "audit": "SELECT generate_series(1, audit_drop(%s, %s))",
 }
 
 

@@ -40,5 +40,5 @@ def change_tenant(
             return None
         changed = Change("tenants", tenant_id, "changed", old, new)
         write(connection, [changed])
-        record(connection, by, [Entry("catalog.tenant.changed", tenant_id, old, new)])
+        record(connection, by, [Entry("catalog.tenant.changed", tenant_id, old, new, tenant_id)])
         return changed

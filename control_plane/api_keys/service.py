@@ -104,6 +104,6 @@ def reveal(unit: Unit, keys: Keyring, tenant_id: str, secret_id: str, reason: st
         key = kept.opened(keys)
     except Unopenable as error:
         raise Refusal("precondition", "key_not_readable", f"The key cannot be read: {error}.") from None
-    entry = Entry("api_key.revealed", kept.key_id, None, {"tenant": tenant_id, "secret": secret_id, "reason": told})
+    entry = Entry("api_key.revealed", kept.key_id, None, {"tenant": tenant_id, "secret": secret_id, "reason": told}, tenant_id)
     unit.audit(entry)
     return kept.key_id, key

@@ -29,7 +29,9 @@ def control_plane_served(settings: Settings) -> Iterator[httpx.Client]:
     server = threading.Thread(target=asyncio.run, args=(serve(),))
     server.start()
     try:
-        with httpx.Client(base_url=url, timeout=ANSWER_WITHIN_S) as client:
+        # The port is ours and not listening yet while the application starts: connecting is tried again.
+        transport = httpx.HTTPTransport(retries=8)
+        with httpx.Client(base_url=url, timeout=ANSWER_WITHIN_S, transport=transport) as client:
             yield client
     finally:
         stop.set()

@@ -102,9 +102,15 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def serving(settings: Settings, *arguments: str, secret: str | None, over: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    settings: Settings,
+    *arguments: str,
+    secret: str | None,
+    over: Mapping[str, str] | None = None,
+    role: str = "entitlements",
+) -> Iterator[Server]:
     """The server while the block runs; it has to end with status 0."""
-    process = start(settings, *arguments, over=over)
+    process = start(settings, *arguments, over=over, role=role)
     assert process.stderr is not None
     lines: list[str] = []
     listening: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -134,9 +140,11 @@ def serving(settings: Settings, *arguments: str, secret: str | None, over: Mappi
     assert status == 0, "".join(lines[-30:])
 
 
-def start(settings: Settings, *arguments: str, over: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    settings: Settings, *arguments: str, over: Mapping[str, str] | None = None, role: str = "entitlements"
+) -> subprocess.Popen[str]:
     variables = {"PATH": os.environ["PATH"], "PYTHONWARNINGS": "error", **environment(settings), **(over or {})}
-    command = [sys.executable, "-m", "cli", "serve", "entitlements", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "cli", "serve", role, "--port", "0", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -1,0 +1,12 @@
+"""The inbox worked off, what is known of Clerk, requests to reconcile."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0019"
+down_revision = "0018"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)
