@@ -1,4 +1,4 @@
-"""An audit trail that is read by tenant, and only ever added to."""
+"""The inbox worked off, what is known of Clerk, requests to reconcile."""
 
 from __future__ import annotations
 

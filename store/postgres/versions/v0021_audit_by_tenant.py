@@ -1,11 +1,11 @@
-"""The inbox worked off, what is known of Clerk, requests to reconcile."""
+"""An audit trail that is read by tenant, and only ever added to."""
 
 from __future__ import annotations
 
 from store.postgres.revision import run_sql_of
 
-revision = "0019"
-down_revision = "0018"
+revision = "0021"
+down_revision = "0020"
 
 
 def upgrade() -> None:
