@@ -10,6 +10,7 @@ from control_plane.http.routes import Routes
 from control_plane.invoices import endpoints as invoices
 from control_plane.payment_methods import endpoints as payment_methods
 from control_plane.plans import endpoints as plans
+from control_plane.promo_codes import endpoints as promo_codes
 from control_plane.subscriptions import endpoints as subscriptions
 from control_plane.webhooks import endpoints as webhooks
 
@@ -19,6 +20,7 @@ NOUNS: Final[tuple[Routes, ...]] = (
     subscriptions.routes,
     invoices.routes,
     payment_methods.routes,
+    promo_codes.routes,
     audit.routes,
     webhooks.routes,
 )

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import Column, DateTime, Integer, Row, Table, Text, func, select, update
@@ -59,6 +60,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     end_trial: bool = False
     payment_method_id: str | None = None
     promotion_code_id: str | None = None
+    redemption_id: UUID | None = None
+    """The use of a promo code that this operation took; given back when the provider refuses."""
     proration: Proration = "create_prorations"
     at_period_end: bool = True
     prorate: bool = False

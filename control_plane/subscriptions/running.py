@@ -17,6 +17,7 @@ import msgspec
 from control_plane.customers import repository as customer_rows
 from control_plane.customers import service as customers
 from control_plane.payment_methods import attaching
+from control_plane.promo_codes import service as promo_codes
 from control_plane.provider import observing
 from control_plane.provider.errors import Ambiguous, NotFound, ProviderError, Refused
 from control_plane.provider.port import Provider
@@ -80,6 +81,8 @@ def advance(units: Units, provider: Provider, operation: Operation) -> None:
         _undo(_Work(units, provider, operation, work.actor))
         with units.begin(work.actor) as unit:
             operations.refused(unit, operation)
+            if operation.wanted.redemption_id is not None:
+                promo_codes.release(unit, operation.wanted.redemption_id)
     except ProviderError as error:
         # Refused and NotFound while undoing cannot be mended by trying; they are tried all the same, ever more rarely, and seen.
         logger.warning("a subscription's change waits for the provider", extra={"operation": operation.id, "error": error.code})

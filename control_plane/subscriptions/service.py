@@ -10,6 +10,8 @@ import msgspec
 from sqlalchemy import Row
 
 from control_plane.customers import repository as customers
+from control_plane.promo_codes import service as promo_codes
+from control_plane.promo_codes.service import Redeemed
 from control_plane.provider.errors import ProviderError
 from control_plane.provider.port import Provider
 from control_plane.provider.refusing import refusal_of
@@ -61,14 +63,18 @@ def create(units: Units, provider: Provider, tenant_id: str, order: CreateOrder,
         trial_end = None
         if order.trial_days is not None:
             trial_end = _now(unit) + timedelta(days=order.trial_days)
+        subscription_id = repository.new_id()
+        redeemed = _redeemed(unit, tenant_id, order.promo_code, order.plan_id, currency, subscription_id)
         wanted = Wanted(
             parts=parts_of(order.billing_cycle, found.base, order.quantity, found.overage, order.items),
             currency=currency,
             anchor_day=tenant.anchor_day,
             trial_end=trial_end,
             payment_method_id=order.payment_method_id,
+            promotion_code_id=None if redeemed is None else redeemed.provider_code_id,
+            redemption_id=None if redeemed is None else redeemed.redemption_id,
         )
-        operation = operations.begin(unit, tenant_id, repository.new_id(), "create", wanted)
+        operation = operations.begin(unit, tenant_id, subscription_id, "create", wanted)
     crash_point("subscriptions.intended")
     return _through(units, provider, operation, actor)
 
@@ -81,6 +87,12 @@ def update(
     with units.begin(actor) as unit:
         row = _row(unit, subscription_id, reach)
         wanted = _wanted(unit, provider, account, _changeable(row), order)
+        plan_id = order.plan_id or row.plan_id
+        redeemed = _redeemed(unit, row.tenant_id, order.promo_code, plan_id, row.currency, subscription_id)
+        if redeemed is not None:
+            wanted = msgspec.structs.replace(
+                wanted, promotion_code_id=redeemed.provider_code_id, redemption_id=redeemed.redemption_id
+            )
         operation = operations.begin(unit, row.tenant_id, subscription_id, "update", wanted)
     crash_point("subscriptions.intended")
     return _through(units, provider, operation, actor)
@@ -170,6 +182,16 @@ def _through(units: Units, provider: Provider, operation: Operation, actor: Acto
         row = repository.subscription(unit, operation.subscription_id)
         assert row is not None, "an operation that is done has its subscription"
         return view_of(row)
+
+
+def _redeemed(
+    unit: Unit, tenant_id: str, code: str | None, plan_id: str | None, currency: str, subscription_id: str
+) -> Redeemed | None:
+    """The use of the code that is taken with this operation; None without a code, or where it is the subscription's already."""
+    if code is None:
+        return None
+    redeemed = promo_codes.redeem(unit, tenant_id, code, plan_id=plan_id, currency=currency, subscription_id=subscription_id)
+    return redeemed if redeemed.new else None
 
 
 def _wanted(unit: Unit, provider: Provider, account: str, row: Row[Any], order: UpdateOrder) -> Wanted:

@@ -1,0 +1,12 @@
+"""Promo codes, and who redeemed them."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0022"
+down_revision = "0021"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)
