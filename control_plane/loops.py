@@ -10,6 +10,7 @@ from typing import Final
 
 from control_plane.credits import expiring
 from control_plane.parts import Parts
+from control_plane.sessions.sweeping import sweep_sessions
 from control_plane.subscriptions import recovering
 from control_plane.webhooks import worker as webhooks
 
@@ -22,6 +23,7 @@ WEBHOOK_WORKERS: Final = 3
 
 LOOPS: Final[dict[str, Loop]] = {
     "credit-expiry": expiring.run,
+    "session-sweeper": sweep_sessions,
     "subscriptions": recovering.run,
     **{f"webhooks-{number}": webhooks.run for number in range(1, WEBHOOK_WORKERS + 1)},
 }

@@ -9,6 +9,7 @@ from control_plane.provider.port import Provider
 from control_plane.refusals import Refusal
 from control_plane.unit import Units
 from runtime.settings import Settings
+from runtime.warehouse import Readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Parts:
 
     settings: Settings
     units: Units
+    readers: Readers
+    """Of ClickHouse."""
     payment_provider: Provider | None = None
     """None where none is configured."""
 
@@ -35,4 +38,4 @@ class Parts:
 def parts_of(settings: Settings) -> Parts:
     """The real ones; nothing connects yet. Raises SettingsError for a provider's key that is none."""
     provider = open_provider(settings) if is_configured(settings) else None
-    return Parts(settings, Units(settings), provider)
+    return Parts(settings, Units(settings), Readers(settings), provider)

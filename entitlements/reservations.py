@@ -51,6 +51,7 @@ from meterline_schemas.types import Micros
 from runtime import metrics
 from store import holds, outbox
 from store.holds import Request, Reserved, Work
+from store.steps import arun
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,8 @@ class Reservations:
                 if not was_settled:
                     headers = {SCHEMA_VERSION_HEADER: SCHEMA_VERSION, "traceparent": traceparent}
                     record = outbox.Record(self._topic, encoded.event.key, encoded.value, headers)
-                    await holds.settle(connection, reserved.hold_id, hold.settlement, await outbox.add(connection, record))
+                    promised = await arun(connection, outbox.add(record))
+                    await holds.settle(connection, reserved.hold_id, hold.settlement, promised)
         except TooManyWait:
             raise _busy() from None
         except HoldRefused as refused:

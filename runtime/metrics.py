@@ -81,6 +81,11 @@ OUTBOX_OLDEST_SECONDS = Gauge("meterline_outbox_oldest_seconds", "Age of the old
 GRPC_CALLS = Counter("meterline_grpc_calls_total", "gRPC calls, by method and status.", ["method", "status"])
 GRPC_SECONDS = Histogram("meterline_grpc_seconds", "Time of a gRPC call.", ["method"], buckets=_FAST)
 
+# -- control plane -------------------------------------------------------------------------------------------------
+# Streaming sessions by what became of them: initialized, finalized, aborted, expired (swept), and finalized_late or
+# aborted_late: ended by their owner after they were swept. Many that expire mean clients that die, or do not settle.
+SESSIONS = Counter("meterline_sessions_total", "Streaming sessions, by outcome.", ["outcome"])
+
 # -- billing exporter ----------------------------------------------------------------------------------------------
 # Ledger rows that came to a state by sending, by that state (accepted, retry_wait, rejected, ambiguous, manual).
 EXPORTS = Counter("meterline_exports_total", "Exports, by the state they came to.", ["state"])

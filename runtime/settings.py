@@ -163,6 +163,16 @@ class Settings(BaseModel):
     rate_limit_key_per_s: float = _setting("Access", 500.0, "Requests a second of one API key; 0: no limit.", ge=0, le=1e6)
     rate_limit_service_per_s: float = _setting("Access", 0.0, "Requests a second of one service; 0: no limit.", ge=0, le=1e6)
 
+    # Credits
+    session_ttl_s: int = _setting(
+        "Credits", 300, "How long a streaming session lives without a heartbeat, where it does not say.", ge=1, le=3_600
+    )
+    usage_deduct_services: str = _setting(
+        "Credits",
+        "*",
+        "Services whose recorded usage is charged to the user's credits, separated by commas; *: every one; none: none.",
+    )
+
     # Spool
     spool_dir: Path = _setting("Producer", Path(".meterline/spool"), "Where events wait on disk while Kafka is away.")
     spool_bytes_max: int = _setting("Producer", 256 << 20, "Most bytes spooled; when full, emitting is refused.", ge=1 << 16)

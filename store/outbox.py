@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 from psycopg.types.json import Jsonb
+
+from store.steps import Ask, Steps
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Backlog:
 
 BACKLOG_COUNTED_MAX = 100_000
 
-_ADD = "INSERT INTO outbox (topic, record_key, value, headers) VALUES (%s, %s, %s, %s) RETURNING id"
+_ADD = """
+INSERT INTO outbox (topic, record_key, value, headers) VALUES (%(topic)s, %(key)s, %(value)s, %(headers)s) RETURNING id
+"""
 
 _EPOCHS = "SELECT epoch, topic, ends IS NULL FROM epochs ORDER BY epoch"
 
@@ -86,12 +90,11 @@ SELECT count(*), coalesce(extract(epoch FROM statement_timestamp() - min(created
 """
 
 
-async def add(connection: AsyncConnection[Any], record: Record) -> int:
-    """Promises the record; it is published once the caller's transaction is committed."""
-    cursor = await connection.execute(_ADD, (record.topic, record.key, record.value, Jsonb(dict(record.headers))))
-    row = await cursor.fetchone()
-    assert row is not None
-    return int(row[0])
+def add(record: Record) -> Steps[int]:
+    """Promises the record; it is published once the caller's transaction is committed. Answers with the row's id."""
+    headers = Jsonb(dict(record.headers))
+    rows = yield Ask(_ADD, {"topic": record.topic, "key": record.key, "value": record.value, "headers": headers})
+    return int(rows[0][0])
 
 
 def claim(connection: Connection[Any], events_topic: str, rows_max: int) -> list[Waiting]:

@@ -49,7 +49,7 @@ class Dependencies:
 def dependencies(settings: Settings, *, dev: bool = False) -> Dependencies:
     """The real ones, not yet connected; to be made inside the event loop that serves."""
     pool = async_pool(settings)
-    return Dependencies(parts_of(settings), gate_of(settings, pool, dev=dev), pool)
+    return Dependencies(parts_of(settings), gate_of(settings, pool, dev=dev, makes_accounts=True), pool)
 
 
 def create_app(deps: Dependencies) -> FastAPI:
@@ -66,6 +66,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         finally:
             await deps.pool.close(timeout=settings.stop_within_s * STOP_SHARE_POOL)
             await asyncio.to_thread(deps.parts.units.close)
+            await asyncio.to_thread(deps.parts.readers.close)
 
     app = FastAPI(
         title="Meterline control plane",

@@ -11,7 +11,9 @@ from control_plane.invoices import endpoints as invoices
 from control_plane.payment_methods import endpoints as payment_methods
 from control_plane.plans import endpoints as plans
 from control_plane.promo_codes import endpoints as promo_codes
+from control_plane.sessions import endpoints as sessions
 from control_plane.subscriptions import endpoints as subscriptions
+from control_plane.usage import endpoints as usage
 from control_plane.webhooks import endpoints as webhooks
 
 NOUNS: Final[tuple[Routes, ...]] = (
@@ -23,4 +25,6 @@ NOUNS: Final[tuple[Routes, ...]] = (
     promo_codes.routes,
     audit.routes,
     webhooks.routes,
+    sessions.routes,
+    usage.routes,
 )

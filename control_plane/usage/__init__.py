@@ -1,0 +1,1 @@
+"""What services record of their work for a user, and what the records of all add up to."""

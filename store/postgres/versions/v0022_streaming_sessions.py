@@ -1,0 +1,12 @@
+"""Streaming sessions, recorded usage, and e-mail addresses that are unique within a tenant."""
+
+from __future__ import annotations
+
+from store.postgres.revision import run_sql_of
+
+revision = "0022"
+down_revision = "0021"
+
+
+def upgrade() -> None:
+    run_sql_of(__file__)
