@@ -154,6 +154,13 @@ def plan(connection: Connection[Any], account: Account | None, which: Round, now
             yield draft.line
 
 
+def lines_of(connection: Connection[Any], account: Account, tenant_id: str, period: Period, now: datetime) -> list[Line]:
+    """What one tenant needs in one period; reads only."""
+    row = connection.execute("SELECT stripe_customer_id FROM tenants WHERE tenant_id = %s", (tenant_id,)).fetchone()
+    subject = _Subject(tenant_id, None if row is None else row[0], period)
+    return [draft.line for draft in _drafts(connection, account, [subject], now)]
+
+
 def unmapped(connection: Connection[Any], which: Round) -> list[Unmapped]:
     """Usage of a round's calendar month that the catalog does not explain, largest first, at most UNMAPPED_MAX."""
     period = which(1)

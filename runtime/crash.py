@@ -27,6 +27,8 @@ CRASH_POINTS = frozenset(
         "subscriptions.answered",
         "subscriptions.recorded",
         "webhooks.handled",
+        "billing.before_commit",
+        "billing.committed",
     }
 )
 

@@ -1,7 +1,7 @@
-"""Kafka's jars: resolved by jgo from one coordinate, held to a committed lock file, kept once per user.
+"""The jars of the servers that run on Java: resolved by jgo, held to committed lock files, kept once per user.
 
-`python -m deploy.embedded.jars` fetches what is missing; with `--lock` it resolves the coordinate anew and rewrites
-the lock. Starting the broker reads the lock and the cached files only: no network, no import of jgo.
+`python -m deploy.embedded.jars` fetches what Kafka lacks; with `--lock` it resolves every bundle anew and rewrites the locks.
+Starting a server reads its lock and the cached files only: no network, no import of jgo.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runtime.exits import Exit
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka's own dependencies hold slf4j without a binding, and the broker's log would be lost. The version is its slf4j's.
 LOG_BINDING = "org.slf4j:slf4j-simple:1.7.36"
-LOCK = Path(__file__).with_name("kafka.lock.toml")
+TEMPORAL = "io.temporal:temporal-test-server:1.38.0"
 
 DOWNLOADS_AT_ONCE = 6
 TRIES_MAX = 3
@@ -36,6 +36,28 @@ REMEDIES = (
     "Remedies: set METERLINE_MAVEN_REPOSITORY to a repository mirror that this machine can reach, "
     "or METERLINE_KAFKA_URL=host:port to use a broker that runs already, or use `docker compose up`."
 )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one server needs: the coordinates that it is resolved from, and where the result is locked."""
+
+    name: str
+    coordinates: tuple[str, ...]
+    lock: Path
+    megabytes: int
+    remedies: str
+
+
+KAFKA_JARS = Bundle("Kafka", (KAFKA, LOG_BINDING), Path(__file__).with_name("kafka.lock.toml"), 44, REMEDIES)
+TEMPORAL_JARS = Bundle(
+    "Temporal's test server",
+    (TEMPORAL,),
+    Path(__file__).with_name("temporal.lock.toml"),
+    39,
+    "Remedy: set METERLINE_MAVEN_REPOSITORY to a repository mirror that this machine can reach.",
+)
+BUNDLES = (KAFKA_JARS, TEMPORAL_JARS)
 
 
 @dataclass(frozen=True)
@@ -53,11 +75,11 @@ class Jar:
         return Path(*self.group.split("."), self.artifact, self.version, f"{self.artifact}-{self.version}.jar")
 
 
-def locked() -> tuple[Jar, ...]:
+def locked(bundle: Bundle) -> tuple[Jar, ...]:
     """The lock file's jars. Raises ValueError when a jar in it has no checksum: such a lock protects nothing."""
-    entries = tomllib.loads(LOCK.read_text("utf-8"))["dependencies"]
+    entries = tomllib.loads(bundle.lock.read_text("utf-8"))["dependencies"]
     if not all(entry.get("sha256") and entry["packaging"] == "jar" and not entry.get("classifier") for entry in entries):
-        raise ValueError(f"{LOCK.name} holds an entry that is not a plain jar with a sha256; run `./run lock`")
+        raise ValueError(f"{bundle.lock.name} holds an entry that is not a plain jar with a sha256; run `./run lock`")
     return tuple(Jar(entry["groupId"], entry["artifactId"], entry["version"], entry["sha256"]) for entry in entries)
 
 
@@ -68,12 +90,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
 
 
-def class_path(log: Callable[[str], None]) -> list[Path]:
+def class_path(bundle: Bundle, log: Callable[[str], None]) -> list[Path]:
     """Every locked jar's path, verified; fetches the missing ones, telling `log` how far it is.
 
     Two processes may call this at once: one fetches, the other waits for it. Raises EmbeddedError with the remedies.
     """
-    jars = locked()
+    jars = locked(bundle)
     home = cache_dir() / "jars"
     paths = [home / jar.path for jar in jars]
     if not _wrong(home, jars):
@@ -81,7 +103,7 @@ def class_path(log: Callable[[str], None]) -> list[Path]:
     with _only_one(home, log):
         missing = _wrong(home, jars)
         if missing:
-            _fetch(home, missing, log)
+            _fetch(bundle, home, missing, log)
     return paths
 
 
@@ -107,26 +129,26 @@ def _only_one(home: Path, log: Callable[[str], None]) -> Iterator[None]:
         lock = (home / ".lock").open("w")
     except OSError as error:
         raise EmbeddedError(
-            f"the cache for Kafka's jars cannot be written: {error}. Set METERLINE_CACHE_DIR to a folder that can."
+            f"the cache for jars cannot be written: {error}. Set METERLINE_CACHE_DIR to a folder that can."
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log("another process is fetching Kafka's jars; waiting for it")
+            log("another process is fetching jars; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _fetch(home: Path, missing: tuple[Jar, ...], log: Callable[[str], None]) -> None:
+def _fetch(bundle: Bundle, home: Path, missing: tuple[Jar, ...], log: Callable[[str], None]) -> None:
     """Downloads beside the cache, checks each sha256, then renames: what stands in the cache is whole and right."""
-    log(f"fetching {len(missing)} of Kafka's jars into {home} (44 MB for all)")
+    log(f"fetching {len(missing)} jars for {bundle.name} into {home} ({bundle.megabytes} MB for all)")
     arriving = home / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)  # of a process that was killed; ours alone, under the lock
     done = size = 0
     workers = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
     try:
-        waiting: set[Future[int]] = {workers.submit(_fetch_one, home, arriving, jar) for jar in missing}
+        waiting: set[Future[int]] = {workers.submit(_fetch_one, bundle, home, arriving, jar) for jar in missing}
         while waiting:
             finished, waiting = wait(waiting, timeout=2.0, return_when=FIRST_EXCEPTION)
             size += sum(future.result() for future in finished)
@@ -138,7 +160,7 @@ def _fetch(home: Path, missing: tuple[Jar, ...], log: Callable[[str], None]) -> 
         shutil.rmtree(arriving, ignore_errors=True)
 
 
-def _fetch_one(home: Path, arriving: Path, jar: Jar) -> int:
+def _fetch_one(bundle: Bundle, home: Path, arriving: Path, jar: Jar) -> int:
     # jgo pulls in an HTTP client; a start with a full cache never needs it.
     import requests
     from jgo.maven import MavenContext
@@ -155,14 +177,14 @@ def _fetch_one(home: Path, arriving: Path, jar: Jar) -> int:
         if (found := _sha256(arrived)) != jar.sha256:
             arrived.unlink()
             raise EmbeddedError(
-                f"{jar.path.name} arrived with sha256 {found}, but {LOCK.name} holds {jar.sha256}: "
-                f"the repository gave other bytes. Nothing of it was kept. {REMEDIES}"
+                f"{jar.path.name} arrived with sha256 {found}, but {bundle.lock.name} holds {jar.sha256}: "
+                f"the repository gave other bytes. Nothing of it was kept. {bundle.remedies}"
             )
         size = arrived.stat().st_size
         (home / jar.path).parent.mkdir(parents=True, exist_ok=True)
         arrived.replace(home / jar.path)
         return size
-    raise EmbeddedError(f"{jar.path.name} cannot be fetched: {problem}. {REMEDIES}", Exit.UNREACHABLE)
+    raise EmbeddedError(f"{jar.path.name} cannot be fetched: {problem}. {bundle.remedies}", Exit.UNREACHABLE)
 
 
 def _repositories() -> dict[str, str]:
@@ -175,23 +197,24 @@ def _repositories() -> dict[str, str]:
     return {**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL}
 
 
-def lock(log: Callable[[str], None]) -> None:
-    """Resolves the coordinate and rewrites the lock file, if anything in it changed."""
+def lock(bundle: Bundle, log: Callable[[str], None]) -> None:
+    """Resolves the coordinates and rewrites the lock file, if anything in it changed."""
     from jgo.maven import MavenContext
     from jgo.parse import Endpoint
 
     # Not in the user's own Maven folder, and removed afterwards: what is fetched here has been checked by nobody.
     with tempfile.TemporaryDirectory(prefix="meterline-jars-") as folder:
         context = MavenContext(repo_cache=Path(folder), remote_repos=_repositories(), timeout=TIMEOUT_S)
-        # `!`: the binding's own parent must not manage the versions of Kafka's dependencies.
-        wanted = Endpoint.parse(f"{KAFKA}+{LOG_BINDING}!").coordinates
+        # `!`: the log binding's own parent must not manage the versions of Kafka's dependencies.
+        first, *more = bundle.coordinates
+        wanted = Endpoint.parse("+".join((first, *(f"{one}!" for one in more)))).coordinates
         asked = [context.create_dependency(replace(coordinate, scope="compile")) for coordinate in wanted]
         named, brought = context.resolver.resolve(asked)
-        artifacts = [found.artifact for found in (*named, *(more for more in brought if more.scope in ("compile", "runtime")))]
-        _write_lock(artifacts, log)
+        artifacts = [found.artifact for found in (*named, *(one for one in brought if one.scope in ("compile", "runtime")))]
+        _write_lock(bundle, artifacts, log)
 
 
-def _write_lock(artifacts: list[Any], log: Callable[[str], None]) -> None:
+def _write_lock(bundle: Bundle, artifacts: list[Any], log: Callable[[str], None]) -> None:
     from jgo.env import LockFile
     from jgo.env._lockfile import LockedDependency
 
@@ -202,11 +225,11 @@ def _write_lock(artifacts: list[Any], log: Callable[[str], None]) -> None:
         entries.append(LockedDependency(artifact.groupId, artifact.artifactId, artifact.version, sha256=_sha256(path)))
     entries.sort(key=lambda entry: (entry.groupId, entry.artifactId))
     new = [(entry.groupId, entry.artifactId, entry.version, entry.sha256) for entry in entries]
-    if LOCK.exists() and new == [(jar.group, jar.artifact, jar.version, jar.sha256) for jar in locked()]:
-        log(f"{LOCK.name} is up to date")
+    if bundle.lock.exists() and new == [(jar.group, jar.artifact, jar.version, jar.sha256) for jar in locked(bundle)]:
+        log(f"{bundle.lock.name} is up to date")
         return
-    LockFile(dependencies=entries, environment_name="kafka").save(LOCK)
-    log(f"{LOCK.name} holds {len(entries)} jars now")
+    LockFile(dependencies=entries, environment_name=bundle.lock.name.partition(".")[0]).save(bundle.lock)
+    log(f"{bundle.lock.name} holds {len(entries)} jars now")
 
 
 def main(arguments: list[str]) -> int:
@@ -217,12 +240,13 @@ def main(arguments: list[str]) -> int:
 
     try:
         if arguments == ["--lock"]:
-            lock(say)
+            for bundle in BUNDLES:
+                lock(bundle, say)
         elif arguments:
             say("usage: python -m deploy.embedded.jars [--lock]")
             return Exit.USAGE
         else:
-            class_path(say)
+            class_path(KAFKA_JARS, say)
     except EmbeddedError as error:
         say(f"meterline: {error}")
         return error.code

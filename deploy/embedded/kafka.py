@@ -15,7 +15,7 @@ from typing import Literal
 
 from deploy.embedded.child_server import ChildServer
 from deploy.embedded.errors import EmbeddedError
-from deploy.embedded.jars import class_path
+from deploy.embedded.jars import KAFKA_JARS, class_path
 from deploy.embedded.processes import Starting, free_port, port_answers, run_one, spawn, until, until_ended
 
 READY_WITHIN_S = 60.0
@@ -137,7 +137,7 @@ class Kafka(ChildServer):
 
     def starting(self) -> Starting[None]:
         """The same, step by step."""
-        jars = class_path(self._log)
+        jars = class_path(KAFKA_JARS, self._log)
         self._write_configuration()
         if not self._formatted.exists():
             yield from self._formatting(jars)
