@@ -44,8 +44,10 @@ class Workflow:
         with self.units.begin(ACTOR) as unit:
             request = billing_requests.by_id(unit.pg, request_id)
             step: Step = "done" if request is None else self._step(unit, request, now)
-            crash_point("billing.before_commit")
-        crash_point("billing.committed")
+            if step == "moved":
+                crash_point("billing.before_commit")
+        if step == "moved":
+            crash_point("billing.committed")
         return step
 
     def _step(self, unit: Unit, request: BillingRequest, now: datetime) -> Step:
