@@ -221,13 +221,15 @@ class Settings(BaseModel):
     billing_pause_s: float = _setting(
         "Stripe", 5.0, "How often the billing workflow looks at an open request.", ge=0.05, le=3_600
     )
+    stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
+
+    # Temporal
     temporal_address: str | None = _setting(
         "Temporal",
         None,
         "host:port of a Temporal that runs the billing workflow (extra `temporal`); empty: it runs on Postgres.",
     )
     temporal_namespace: str = _setting("Temporal", "default", "Its namespace.")
-    stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
 
     # Lago
     payment_provider: Literal["stripe", "lago"] = _setting(
