@@ -37,7 +37,7 @@ class Amount:
 
 def amount_of(found: Figures, key: tuple[str, str], mapping: MeterMapping, carry: tuple[int, Decimal] | None) -> Amount:
     """What a pair owes by the figures. `carry` is (scale, remainder) that the closed period before left."""
-    tenant, meter = key
+    tenant = key[0]
     if tenant in found.passed:
         return Amount(ZERO, found.positions, closed=False, counts=False)
     own, before = found.own.get(tenant), found.before.get(tenant)
@@ -46,8 +46,7 @@ def amount_of(found: Figures, key: tuple[str, str], mapping: MeterMapping, carry
     billed_before = _sum(before.totals, mapping.usage_types) if before is not None else ZERO
     if own is not None and own.state == "closed":
         total = _sum(own.totals, mapping.usage_types) - billed_before
-        positions = own.finalized.get(meter, own.positions)
-        return Amount(total, positions, True, total != 0 or carried != 0, follows, carried)
+        return Amount(total, own.positions, True, total != 0 or carried != 0, follows, carried)
     problem: tuple[Literal["hold", "wait"], str] | None = None
     if own is not None:
         why = own.reason or "it is being closed"

@@ -1,15 +1,17 @@
-"""One run of the exporter, from the key to the report: settle what is unclear, close periods, then plan and send by rounds."""
+"""One run of the exporter, from the key to the report: settle what is unclear, take in final invoices, close periods, then plan and
+send by rounds."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 
 from billing_exporter import ledger, planning
 from billing_exporter.closing import close_due
-from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayHalted
+from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayError, GatewayHalted
+from billing_exporter.invoices import look
 from billing_exporter.ledger import Row
 from billing_exporter.planning import Line, Unmapped
 from billing_exporter.reconciling import reconcile
@@ -42,6 +44,8 @@ class RunReport:
     """How many rows came to each state."""
     closed: int = 0
     """Periods that this run closed."""
+    disagree: list[str] = field(default_factory=list)
+    """Final invoices that bill what nobody sent."""
     refused: dict[str, str] = field(default_factory=dict)
     """Tenants whose period could not be closed, with the difference."""
     held: dict[str, str] = field(default_factory=dict)
@@ -52,9 +56,17 @@ class RunReport:
     @property
     def ok(self) -> bool:
         """Whether everything that could be exported is at Stripe. A tenant without a customer could not."""
-        if self.refused:
+        if self.refused or self.disagree:
             return False
         return self.halted is None and not self.open_rows and all(line.action == "no_customer" for line in self.problems)
+
+
+Progress = Callable[[str, int, int], None]
+"""Told a step's name, how much of it is done, and of how much; 0 of 0 where that is not known."""
+
+
+def _silent(_: str, __: int, ___: int) -> None:
+    pass
 
 
 SenderOf = Callable[[Account], Sender]
@@ -70,32 +82,39 @@ def run(
     *,
     month: tuple[int, int] | None = None,
     every: bool = False,
+    since: date | None = None,
     now: Clock = utc_now,
     patience_s: float = PATIENCE_S,
+    progress: Progress = _silent,
 ) -> RunReport:
-    """Exports a selection of periods (see planning.rounds), oldest first.
+    """Exports a selection of periods (see planning.rounds), oldest first. `progress` is told what it is at, from this thread.
 
     Raises MeterlineExit when the key is wrong before anything began or Stripe is away; TruthAway and psycopg.Error as
     sending does. A key that turns wrong in the middle ends the run with `halted` set and every row kept.
     """
     account = account_of(settings, gateway, key_digest)
     report = RunReport(account)
-    sender = sender_of(account)
+    sender, tally = sender_of(account), Tally()
     try:
+        progress("settling what has no clear end", 0, 0)
         reconcile(settings, gateway, account, states=("ambiguous",), now=now)
-    except (GatewayHalted, GatewayAway) as error:
+        # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
+        sender.drain(tally, 0, ledger.BEGUN)
+        progress("reading final invoices", 0, 0)
+        looked = look(settings, gateway, account, now())
+    except GatewayError as error:
         raise _as_exit(error) from error
-    tally = Tally()
-    with ledger.connect(settings) as connection, totals() as truth:
-        closing = close_due(connection, account, truth, now(), timedelta(seconds=settings.close_grace_s))
-        report.closed, report.refused = closing.closed, closing.refused
-    # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
-    sender.drain(tally, 0, ledger.BEGUN)
+    report.disagree = looked.disagree
+    progress("closing periods", 0, 0)
     with ledger.connect(settings) as connection:
-        chosen = planning.rounds(connection, now().date(), month, every)
-        for which in chosen:
+        closing = close_due(connection, account, totals, now(), timedelta(seconds=settings.close_grace_s), looked.later)
+        report.closed, report.refused = closing.closed, closing.refused
+    with ledger.connect(settings) as connection:
+        chosen = planning.rounds(connection, now().date(), month, every, since)
+        for place, which in enumerate(chosen):
             if tally.halted is not None:
                 break
+            progress("planning and sending", place, len(chosen))
             for line in planning.plan(connection, account, which, now(), write=True):
                 if line.action in ("insert", "supersede"):
                     report.planned += 1
@@ -112,20 +131,33 @@ def run(
 
 
 def account_of(settings: Settings, gateway: Gateway, key_digest: bytes) -> Account:
-    """Whose key it is, asked of Stripe and remembered. Raises MeterlineExit with the remedy."""
+    """Whose key it is, asked of Stripe and remembered. Raises MeterlineExit with the remedy.
+
+    A database whose totals went to a live account is not billed from a second one: its periods are closed once.
+    """
     try:
         account = gateway.account()
-    except (GatewayHalted, GatewayAway) as error:
+    except GatewayError as error:
         raise _as_exit(error) from error
     with ledger.connect(settings) as connection:
+        live = ledger.live_account(connection)
+        if live is not None and live != account:
+            raise MeterlineExit(
+                Exit.SETTINGS,
+                f"this database is billed by the live account {live.id}, and METERLINE_STRIPE_SECRET_KEY is"
+                f" {'another live' if account.livemode else 'a test'} key, of {account.id}: take the live one's key, or a database"
+                " of its own for tests. Nothing was sent",
+            )
         ledger.remember_account(connection, key_digest, account)
     return account
 
 
-def _as_exit(error: GatewayHalted | GatewayAway) -> MeterlineExit:
+def _as_exit(error: GatewayError) -> MeterlineExit:
     if isinstance(error, GatewayHalted):
         return MeterlineExit(
             Exit.SETTINGS,
             f"Stripe refuses the key ({error}); set METERLINE_STRIPE_SECRET_KEY right. Nothing was sent, rows are kept",
         )
-    return MeterlineExit(Exit.UNREACHABLE, f"Stripe does not answer ({error}); nothing was sent, run again when it does")
+    if isinstance(error, GatewayAway):
+        return MeterlineExit(Exit.UNREACHABLE, f"Stripe does not answer ({error}); nothing was sent, run again when it does")
+    return MeterlineExit(Exit.FAILED, f"Stripe refuses a question ({error}); rows are kept, run again when it is settled")

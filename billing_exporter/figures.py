@@ -42,8 +42,8 @@ class PeriodClose:
     positions: dict[str, int]
     totals: Totals
     reason: str | None
-    finalized: dict[str, dict[str, int]]
-    """Meter to the positions that stand for its usage types instead."""
+    finalized: dict[str, str]
+    """Usage type to the invoice that was final before the close."""
 
 
 @dataclass(frozen=True)

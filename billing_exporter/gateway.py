@@ -16,6 +16,9 @@ from metering.export_states import Delivered, Halted, Outcome, Refused, Unclear
 CUSTOMERS_MAX = 1_000_000
 """Most customers that one walk over them yields."""
 
+INVOICES_MAX = 1_000_000
+"""Most invoices that one look at them reads."""
+
 TENANT_METADATA = "meterline_tenant"
 """The metadata key by which a Stripe customer names its tenant."""
 
@@ -77,6 +80,19 @@ class StripeCustomer:
     tenant_id: str | None
 
 
+@dataclass(frozen=True)
+class FinalUsage:
+    """What a final invoice billed of a meter over a period."""
+
+    invoice_id: str
+    finalized_at: datetime
+    customer_id: str
+    meter: str
+    starts_at: datetime
+    ends_at: datetime
+    quantity: int
+
+
 class Gateway(Protocol):
     """Safe to share between threads. Methods beside `send` raise GatewayError and its kinds."""
 
@@ -92,6 +108,9 @@ class Gateway(Protocol):
 
     def summary(self, meter_id: str, customer_id: str, start: datetime, end: datetime) -> int | None:
         """The meter's total of [start, end), None where Stripe has no event of it."""
+
+    def final_usage(self, made_since: datetime) -> Iterator[FinalUsage]:
+        """The metered lines of every final invoice made since then, at most INVOICES_MAX invoices."""
 
     def meters(self) -> list[StripeMeter]:
         """Every meter of the account."""

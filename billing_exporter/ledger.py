@@ -108,21 +108,17 @@ RETURNING {COLUMNS}
 """
 
 
+# Each transition is put on record by a trigger of the table.
 _MOVE = """
-WITH moved AS (
-    UPDATE export_ledger SET
-        state = %(state)s, reason = %(reason)s, next_try_at = %(next_try_at)s, changed_at = %(now)s,
-        attempts = attempts + %(attempt)s, first_sent_at = coalesce(first_sent_at, %(sent_at)s),
-        lease_token = CASE WHEN %(keep)s THEN lease_token END,
-        lease_until = CASE WHEN %(keep)s THEN clock_timestamp() + make_interval(secs => %(lease_s)s) END
-    WHERE id = %(id)s AND state = %(from_state)s
-      AND lease_token IS NOT DISTINCT FROM %(token)s
-      AND (NOT %(keep)s OR lease_until > clock_timestamp())
-    RETURNING id
-)
-INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)
-SELECT id, %(from_state)s, %(state)s, %(reason)s FROM moved
-RETURNING ledger_id
+UPDATE export_ledger SET
+    state = %(state)s, reason = %(reason)s, next_try_at = %(next_try_at)s, changed_at = %(now)s,
+    attempts = attempts + %(attempt)s, first_sent_at = coalesce(first_sent_at, %(sent_at)s),
+    lease_token = CASE WHEN %(keep)s THEN lease_token END,
+    lease_until = CASE WHEN %(keep)s THEN clock_timestamp() + make_interval(secs => %(lease_s)s) END
+WHERE id = %(id)s AND state = %(from_state)s
+  AND lease_token IS NOT DISTINCT FROM %(token)s
+  AND (NOT %(keep)s OR lease_until > clock_timestamp())
+RETURNING id
 """
 
 
@@ -147,6 +143,12 @@ def known_account(connection: Connection[Any], digest: bytes) -> Account | None:
     """The account of a key that was used before."""
     row = connection.execute("SELECT account, livemode FROM stripe_accounts WHERE key_digest = %s", (digest,)).fetchone()
     return None if row is None else Account(row[0], row[1])
+
+
+def live_account(connection: Connection[Any]) -> Account | None:
+    """The live account that totals of this database were planned for."""
+    row = connection.execute("SELECT account FROM export_heads WHERE livemode LIMIT 1").fetchone()
+    return None if row is None else Account(row[0], True)
 
 
 def claim(
@@ -211,6 +213,20 @@ def move_unleased(connection: Connection[Any], row: Row, step: Step, now: dateti
     return moved
 
 
+def move_through(
+    connection: Connection[Any], row_id: int, state: State, path: Sequence[State], reason: str, now: datetime
+) -> bool:
+    """Moves a row that the caller has locked through these states, and gives its lease back; False where there is no path."""
+    for to_state in path:
+        connection.execute(
+            "UPDATE export_ledger SET state = %s, reason = %s, changed_at = %s, lease_token = NULL, lease_until = NULL,"
+            " next_try_at = NULL WHERE id = %s AND state = %s",
+            (to_state, reason[:REASON_CHARS_MAX], now, row_id, state),
+        )
+        state = to_state
+    return bool(path)
+
+
 def _move(
     connection: Connection[Any],
     row: Row,
@@ -245,34 +261,20 @@ def _move(
 def replace_older(connection: Connection[Any], row: Row, now: datetime) -> None:
     """Marks what was accepted or refused before `row` in its period: Stripe shows the newest only."""
     connection.execute(
-        "WITH older AS (SELECT id, state FROM export_ledger WHERE account = (SELECT account FROM export_ledger WHERE id = %(id)s)"
-        "  AND livemode = (SELECT livemode FROM export_ledger WHERE id = %(id)s) AND tenant_id = %(tenant)s AND meter = %(meter)s"
-        "  AND period_start = %(start)s AND revision < %(revision)s AND state IN ('accepted', 'confirmed', 'rejected', 'manual')"
-        "  FOR UPDATE),"
-        " gone AS (UPDATE export_ledger SET state = 'superseded', reason = %(reason)s, changed_at = %(now)s"
-        "  WHERE id IN (SELECT id FROM older) RETURNING id)"
-        " INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
-        " SELECT older.id, older.state, 'superseded', %(reason)s FROM older JOIN gone USING (id)",
-        {
-            "id": row.id,
-            "tenant": row.tenant_id,
-            "meter": row.meter,
-            "start": row.period_start,
-            "revision": row.revision,
-            "reason": f"revision {row.revision} took its place",
-            "now": now,
-        },
+        "UPDATE export_ledger older SET state = 'superseded', reason = %(reason)s, changed_at = %(now)s FROM export_ledger newer"
+        " WHERE newer.id = %(id)s AND (older.account, older.livemode, older.tenant_id, older.meter, older.period_start) ="
+        "  (newer.account, newer.livemode, newer.tenant_id, newer.meter, newer.period_start)"
+        "  AND older.revision < newer.revision AND older.state IN ('accepted', 'confirmed', 'rejected', 'manual')",
+        {"id": row.id, "reason": f"revision {row.revision} took its place", "now": now},
     )
 
 
 def hold(connection: Connection[Any], rows: Sequence[Row], reason: str, now: datetime) -> None:
     """Keeps planned rows from being sent in this run, with the reason beside them; the next run looks again."""
     connection.execute(
-        "WITH held AS (UPDATE export_ledger SET reason = %(reason)s, changed_at = %(now)s, lease_token = NULL, lease_until = NULL"
-        "  WHERE id = ANY(%(ids)s) AND state = 'planned' AND lease_token = ANY(%(tokens)s)"
-        "  AND reason IS DISTINCT FROM %(reason)s RETURNING id)"
-        " INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
-        " SELECT id, 'planned', 'planned', %(reason)s FROM held",
+        "UPDATE export_ledger SET reason = %(reason)s, changed_at = %(now)s, lease_token = NULL, lease_until = NULL"
+        " WHERE id = ANY(%(ids)s) AND state = 'planned' AND lease_token = ANY(%(tokens)s)"
+        " AND reason IS DISTINCT FROM %(reason)s",
         {
             "ids": [row.id for row in rows],
             "tokens": [row.lease_token for row in rows],
@@ -306,6 +308,23 @@ def release_unbegun(connection: Connection[Any], rows: Sequence[Row]) -> None:
         " WHERE id = ANY(%s) AND lease_token = ANY(%s) AND state IN ('planned', 'retry_wait')",
         ([row.id for row in rows], [row.lease_token for row in rows]),
     )
+
+
+def row_of(connection: Connection[Any], account: Account, row_id: int) -> Row | None:
+    """One row by its number."""
+    with connection.cursor(row_factory=class_row(Row)) as cursor:
+        return cursor.execute(
+            f"SELECT {COLUMNS} FROM export_ledger WHERE id = %s AND account = %s AND livemode = %s",
+            (row_id, account.id, account.livemode),
+        ).fetchone()
+
+
+def try_now(connection: Connection[Any], row: Row, now: datetime) -> bool:
+    """Makes a waiting row due, if it still waits."""
+    found = connection.execute(
+        "UPDATE export_ledger SET next_try_at = %s, changed_at = %s WHERE id = %s AND state = 'retry_wait'", (now, now, row.id)
+    )
+    return found.rowcount == 1
 
 
 def unsent_of(connection: Connection[Any], account: Account, tenant_id: str) -> list[Row]:
@@ -346,14 +365,32 @@ def in_states(
         ).fetchall()
 
 
-def shown_before(connection: Connection[Any], row: Row) -> int:
-    """What Stripe showed before this revision: of the older ones that it took the newest, under `sum` all of them."""
+def shown_without(connection: Connection[Any], ids: Sequence[int]) -> dict[int, list[int]]:
+    """What Stripe may show where these rows did not come through: under `last` 0 or any older revision of the period that was
+    sent, under `sum` those before it that it took, added up."""
     found = connection.execute(
-        "SELECT l.value FROM export_ledger l WHERE (l.account, l.livemode, l.tenant_id, l.meter, l.period_start) ="
-        " (SELECT account, livemode, tenant_id, meter, period_start FROM export_ledger WHERE id = %s) AND l.revision < %s"
-        " AND EXISTS (SELECT FROM export_transitions t WHERE t.ledger_id = l.id AND t.to_state = 'accepted')"
-        " ORDER BY l.revision DESC",
-        (row.id, row.revision),
+        "SELECT l.id, CASE WHEN l.mode = 'sum'"
+        "  THEN array[(coalesce(sum(o.value) FILTER (WHERE o.state IN ('accepted', 'confirmed', 'closed', 'carry_forward')), 0))::bigint]"
+        "  ELSE array_agg(DISTINCT coalesce(o.value, 0)) || 0::bigint END"
+        " FROM export_ledger l LEFT JOIN export_ledger o ON (o.account, o.livemode, o.tenant_id, o.meter, o.period_start) ="
+        "  (l.account, l.livemode, l.tenant_id, l.meter, l.period_start) AND o.revision < l.revision AND o.first_sent_at IS NOT NULL"
+        " WHERE l.id = ANY(%s) GROUP BY l.id, l.mode",
+        (list(ids),),
     ).fetchall()
-    values = [int(value) for (value,) in found]
-    return sum(values) if row.mode == "sum" else next(iter(values), 0)
+    return {int(row_id): [int(value) for value in values] for row_id, values in found}
+
+
+def confirm_older(connection: Connection[Any], row: Row, now: datetime) -> None:
+    """Under `sum` the summary that confirms a revision confirms those before it, too."""
+    connection.execute(
+        "UPDATE export_ledger older SET state = 'confirmed', reason = NULL, changed_at = %s FROM export_ledger newer"
+        " WHERE newer.id = %s AND (older.account, older.livemode, older.tenant_id, older.meter, older.period_start) ="
+        "  (newer.account, newer.livemode, newer.tenant_id, newer.meter, newer.period_start)"
+        "  AND older.revision < newer.revision AND older.state = 'accepted'",
+        (now, row.id),
+    )
+
+
+def acting(connection: Connection[Any], who: str) -> None:
+    """Puts a person's name beside every transition of this transaction."""
+    connection.execute("SELECT set_config('meterline.actor', %s, true)", (who,))

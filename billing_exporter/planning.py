@@ -35,8 +35,10 @@ from billing_exporter.figures import (
     lock_heads,
     mappings,
 )
+from billing_exporter.finals import Final, finals_of
 from billing_exporter.gateway import Account
 from billing_exporter.revisions import NewRow, insert, note_carried_forward, supersede_unsent
+from metering.closing import after_close
 from metering.export_states import Action, TooLarge, Wanted, decide, event_time, identifier
 from metering.periods import Period, billing_period, billing_period_starting_in, previous
 
@@ -108,22 +110,35 @@ class _Draft:
         return _Draft(replace(self.line, action=action, reason=reason))
 
 
-def rounds(connection: Connection[Any], today: date, month: tuple[int, int] | None, every: bool) -> list[Round]:
+def rounds(
+    connection: Connection[Any], today: date, month: tuple[int, int] | None, every: bool, since: date | None = None
+) -> list[Round]:
     """The rounds of a selection, oldest first.
 
     A named month is, for each tenant, the billing period that starts in it. Without one: the running period and the one
-    before it. `every`: each period from the first counter on.
+    before it, and those that ran since the day `since`. `every`: each period from the first counter on.
     """
     if month is not None:
         return [_starting_in(*month)]
     if not every:
-        return [lambda anchor: previous(billing_period(today, anchor), anchor), lambda anchor: billing_period(today, anchor)]
+        missed = 0 if since is None else (today.year - since.year) * 12 + today.month - since.month
+        return [_back(today, periods) for periods in range(min(max(missed, 0), MONTHS_MAX) + 1, -1, -1)]
     row = connection.execute("SELECT min(day) FROM usage_counters").fetchone()
     first = row[0] if row and row[0] else today
     # an anchor day later than the first day's puts it into the period that starts in the month before
     start = first.year * 12 + first.month - 2
     stop = min(today.year * 12 + today.month - 1, start + MONTHS_MAX)
     return [_starting_in(index // 12, index % 12 + 1) for index in range(start, stop + 1)]
+
+
+def _back(today: date, periods: int) -> Round:
+    def of(anchor: int) -> Period:
+        period = billing_period(today, anchor)
+        for _ in range(periods):
+            period = previous(period, anchor)
+        return period
+
+    return of
 
 
 def _starting_in(year: int, number: int) -> Round:
@@ -186,15 +201,8 @@ def _steps(connection: Connection[Any], which: Round) -> Iterator[list[_Subject]
         ).fetchall()
         if not tenants:
             return
-        yield [_Subject(tenant, customer, _after_close(which(anchor), until)) for tenant, anchor, customer, until in tenants]
+        yield [_Subject(tenant, customer, after_close(which(anchor), until)) for tenant, anchor, customer, until in tenants]
         after = tenants[-1][0]
-
-
-def _after_close(period: Period, closed_until: date | None) -> Period:
-    """A period begins where the last closed one ended; that differs where a tenant's anchor day was moved."""
-    if closed_until is not None and period.start < closed_until < period.end:
-        return Period(closed_until, period.end)
-    return period
 
 
 def _drafts(
@@ -211,6 +219,7 @@ def _drafts(
     views = ledger_view(connection, account, keys)
     flying = in_flight(connection, account, [subject.customer_id for subject in subjects if subject.customer_id])
     carried = carries(connection, account, [(tenant, close.period.start) for tenant, close in found.before.items()])
+    finals = finals_of(connection, account, [(tenant, period.start) for tenant, period in keys])
     drafts = []
     for subject in subjects:
         for mapping in by_start[subject.period.start]:
@@ -221,7 +230,8 @@ def _drafts(
             amount = amount_of(found, key, mapping, carried.get(key))
             if view is not None or amount.counts:
                 other = flying.get((subject.customer_id or "", mapping.meter))
-                drafts.append(_draft(account, subject, mapping, amount, view, other, now))
+                final = finals.get(subject.tenant_id, {}).get(mapping.meter)
+                drafts.append(_draft(account, subject, mapping, amount, view, final, other, now))
     return drafts
 
 
@@ -231,6 +241,7 @@ def _draft(
     mapping: MeterMapping,
     amount: Amount,
     view: LedgerView | None,
+    final: Final | None,
     other: tuple[date, int] | None,
     now: datetime,
 ) -> _Draft:
@@ -248,6 +259,9 @@ def _draft(
         reason="",
         late=amount.late,
     )
+    if final is not None:
+        why = f"{final.invoice_id} is final: what it does not bill belongs to the next period"
+        return _Draft(replace(line, value=final.told, action="keep", reason=why))
     if amount.problem is not None:
         action, why = amount.problem
         return _Draft(replace(line, action=action, reason=why))

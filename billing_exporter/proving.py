@@ -6,10 +6,8 @@ ClickHouse: the newest total that Stripe accepted, against the rows below the po
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from billing_exporter import ledger
-from billing_exporter.closing import closes_of, window_of
+from billing_exporter.closes import Held, closes_of
 from billing_exporter.exporter import OPEN_STATES
 from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
@@ -36,12 +34,12 @@ def check_billed(settings: Settings, gateway: Gateway, account: Account, totals:
         rows = ledger.in_states(connection, account, ("accepted", "confirmed", "closed", "carry_forward"))
         of_starts = mappings(connection, account, sorted({row.period_start for row in rows}))
         waiting = len(ledger.in_states(connection, account, OPEN_STATES))
-        windows = [window_of(row, closes_of(connection, row.tenant_id)) for row in rows]
+        closes = {tenant: closes_of(connection, tenant) for tenant in {row.tenant_id for row in rows}}
     with totals() as totals_below:
-        for row, window in zip(rows, windows, strict=True):
-            by_type = totals_below(window, [row.tenant_id])
+        truth = {tenant: Held(totals_below, tenant, of_tenant) for tenant, of_tenant in closes.items()}
+        for row in rows:
             types = next((of.usage_types for of in of_starts[row.period_start] if of.meter == row.meter), ())
-            held = sum((by_type.get((row.tenant_id, usage_type), Decimal(0)) for usage_type in types), Decimal(0))
+            held = truth[row.tenant_id].of(row, types)
             if held != row.exact_total:
                 check.add("ledger's total", _where(row), f"{plain(held)} by the rows in ClickHouse", plain(row.exact_total))
     check.detail = f"{check.checked} totals are the same at Stripe, in the ledger and in ClickHouse"

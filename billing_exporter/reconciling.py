@@ -78,6 +78,7 @@ def reconcile(
         ids = _ids(gateway.meters())
         with ThreadPoolExecutor(threads, thread_name_prefix="reconcile") as pool:
             summaries = list(pool.map(lambda row: _summary(gateway, ids, row), rows))
+        without = ledger.shown_without(connection, [row.id for row in rows])
         compared = []
         for row, (found, problem) in zip(rows, summaries, strict=True):
             scale = scales[row.period_start, row.meter]
@@ -86,11 +87,13 @@ def reconcile(
                 continue
             state = cast(Literal["accepted", "confirmed", "ambiguous"], row.state)
             at = now()
-            before = ledger.shown_before(connection, row)
-            expected = before + row.value if row.mode == "sum" else row.value
-            step = after_summary(state, expected, before, found, row.changed_at, at, row.mode)
+            older = without[row.id]
+            expected = older[0] + row.value if row.mode == "sum" else row.value
+            step = after_summary(state, expected, older, found, row.changed_at, at, row.mode)
             if step.state != row.state:
-                ledger.move_unleased(connection, row, step, at)
+                moved = ledger.move_unleased(connection, row, step, at)
+                if moved and step.state == "confirmed" and row.mode == "sum":
+                    ledger.confirm_older(connection, row, at)
             elif (step.reason or None) != row.reason and step.state != "ambiguous":
                 ledger.note(connection, row, step.reason)
             connection.commit()
@@ -109,11 +112,13 @@ def _newest(rows: Sequence[Row]) -> list[Row]:
 def _verdict(
     row: Row, state: State, reason: str
 ) -> Literal["equal", "waiting", "drift", "ambiguous", "manual", "resend", "unread"]:
+    if reason.startswith("drift"):
+        return "drift"
     if state in ("superseded", "manual", "ambiguous"):
         return cast(Literal["resend", "manual", "ambiguous"], {"superseded": "resend"}.get(state, state))
     if not reason or row.state == "ambiguous":
         return "equal"
-    return "drift" if reason.startswith("drift") else "waiting"
+    return "waiting"
 
 
 def _ids(meters: Iterable[StripeMeter]) -> dict[str, str]:

@@ -41,14 +41,13 @@ def insert(connection: Connection[Any], account: Account, rows: Sequence[NewRow]
     if not rows:
         return
     connection.execute(
-        "WITH made AS (INSERT INTO export_ledger (account, livemode, state, created_at, changed_at,"
-        "  tenant_id, customer_id, meter, period_start, period_end, revision,"
-        "  identifier, exact_total, value, remainder, event_time, positions, mode, follows, carried)"
-        "  SELECT %s, %s, 'planned', %s, %s, n.* FROM unnest("
-        "  %s::text[], %s::text[], %s::text[], %s::date[], %s::date[], %s::int[],"
-        "  %s::text[], %s::numeric[], %s::bigint[], %s::numeric[], %s::timestamptz[], %s::jsonb[],"
-        "  %s::text[], %s::date[], %s::numeric[]) AS n RETURNING id)"
-        " INSERT INTO export_transitions (ledger_id, to_state) SELECT id, 'planned' FROM made",
+        "INSERT INTO export_ledger (account, livemode, state, created_at, changed_at,"
+        " tenant_id, customer_id, meter, period_start, period_end, revision,"
+        " identifier, exact_total, value, remainder, event_time, positions, mode, follows, carried)"
+        " SELECT %s, %s, 'planned', %s, %s, n.* FROM unnest("
+        " %s::text[], %s::text[], %s::text[], %s::date[], %s::date[], %s::int[],"
+        " %s::text[], %s::numeric[], %s::bigint[], %s::numeric[], %s::timestamptz[], %s::jsonb[],"
+        " %s::text[], %s::date[], %s::numeric[]) AS n",
         (
             account.id,
             account.livemode,
@@ -78,15 +77,12 @@ def note_carried_forward(connection: Connection[Any], account: Account, rows: Se
     if not rows:
         return
     connection.execute(
-        "WITH late AS (SELECT l.id, l.state, 'events that came late are billed in the period from ' || n.period_start AS reason"
-        "  FROM export_ledger l JOIN unnest(%(tenants)s::text[], %(meters)s::text[], %(follows)s::date[], %(starts)s::date[])"
+        "UPDATE export_ledger l SET state = 'carry_forward', changed_at = %(now)s,"
+        "  reason = 'events that came late are billed in the period from ' || n.period_start"
+        " FROM unnest(%(tenants)s::text[], %(meters)s::text[], %(follows)s::date[], %(starts)s::date[])"
         "  AS n (tenant_id, meter, follows, period_start)"
-        "  ON l.tenant_id = n.tenant_id AND l.meter = n.meter AND l.period_start = n.follows"
-        "  WHERE l.account = %(account)s AND l.livemode = %(livemode)s AND l.state = 'closed' FOR UPDATE OF l),"
-        " moved AS (UPDATE export_ledger SET state = 'carry_forward', reason = late.reason, changed_at = %(now)s"
-        "  FROM late WHERE export_ledger.id = late.id RETURNING export_ledger.id)"
-        " INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
-        " SELECT late.id, 'closed', 'carry_forward', late.reason FROM late JOIN moved USING (id)",
+        " WHERE l.tenant_id = n.tenant_id AND l.meter = n.meter AND l.period_start = n.follows"
+        "  AND l.account = %(account)s AND l.livemode = %(livemode)s AND l.state = 'closed'",
         {
             "account": account.id,
             "livemode": account.livemode,
@@ -102,13 +98,10 @@ def note_carried_forward(connection: Connection[Any], account: Account, rows: Se
 def supersede_unsent(connection: Connection[Any], ids: Sequence[int], now: datetime) -> set[int]:
     """Takes back rows that were never sent; returns those that it could. A row that a sender has leased stays."""
     found = connection.execute(
-        "WITH taken AS (SELECT id, state FROM export_ledger WHERE id = ANY(%(ids)s) AND state IN ('planned', 'manual')"
-        "  AND first_sent_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id FOR UPDATE),"
-        " gone AS (UPDATE export_ledger SET state = 'superseded', reason = 'a newer total', changed_at = %(now)s,"
-        "  lease_token = NULL, lease_until = NULL WHERE id IN (SELECT id FROM taken) RETURNING id),"
-        " told AS (INSERT INTO export_transitions (ledger_id, from_state, to_state, reason)"
-        "  SELECT taken.id, taken.state, 'superseded', 'a newer total' FROM taken JOIN gone USING (id))"
-        " SELECT id FROM gone",
+        "WITH taken AS (SELECT id FROM export_ledger WHERE id = ANY(%(ids)s) AND state IN ('planned', 'manual')"
+        "  AND first_sent_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id FOR UPDATE)"
+        " UPDATE export_ledger SET state = 'superseded', reason = 'a newer total', changed_at = %(now)s,"
+        "  lease_token = NULL, lease_until = NULL WHERE id IN (SELECT id FROM taken) RETURNING id",
         {"ids": list(ids), "now": now},
     ).fetchall()
     return {int(row[0]) for row in found}

@@ -24,14 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
 from psycopg import Connection
 
 from billing_exporter import ledger
-from billing_exporter.closing import closes_of, window_of
+from billing_exporter.closes import Held, closes_of
 from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
 from billing_exporter.ledger import Row
@@ -176,17 +175,12 @@ class Sender:
         """How the tenant's planned rows differ from ClickHouse below their positions; None when they do not."""
         rows = ledger.unsent_of(connection, self._account, tenant)
         types = mappings(connection, self._account, sorted({row.period_start for row in rows}))
-        closes = closes_of(connection, tenant)
+        truth = Held(totals, tenant, closes_of(connection, tenant))
         connection.commit()
-        asked: dict[object, dict[tuple[str, str], Decimal]] = {}
         found = []
         for row in rows:
-            window = window_of(row, closes)
-            key = (row.period_start, row.follows, tuple(sorted(row.positions.items())))
-            if key not in asked:
-                asked[key] = totals(window, [tenant])
             mapping = next(mapping for mapping in types[row.period_start] if mapping.meter == row.meter)
-            held = sum((asked[key].get((tenant, usage_type), Decimal(0)) for usage_type in mapping.usage_types), Decimal(0))
+            held = truth.of(row, mapping.usage_types)
             if held != row.exact_total:
                 found.append(
                     f"{row.meter} from {row.period_start}: clickhouse {plain(held)}, counters {plain(row.exact_total)},"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal, TypeVar, cast
 
@@ -13,8 +13,10 @@ import stripe
 
 from billing_exporter.gateway import (
     CUSTOMERS_MAX,
+    INVOICES_MAX,
     TENANT_METADATA,
     Account,
+    FinalUsage,
     GatewayAway,
     GatewayError,
     GatewayHalted,
@@ -34,6 +36,8 @@ Object = TypeVar("Object", bound=stripe.StripeObject)
 _PAGE = 100
 _METERS_MAX = 10_000
 _LOOKUP_KEYS_MAX = 10
+_PRICES_MAX = 1_000_000
+_LINES_MAX = 10_000
 _FLOAT_EXACT_MAX = 2**53
 
 
@@ -89,6 +93,30 @@ class StripeGateway:
         if len(found.data) > 1 or found.has_more:
             raise GatewayError(f"Stripe answered several summaries of meter {meter_id} for one range")
         return _whole(found.data[0].aggregated_value)
+
+    def final_usage(self, made_since: datetime) -> Iterator[FinalUsage]:
+        """See Gateway. A graduated price has a line for each tier, and two prices of one meter have one usage."""
+        names = {meter.id: meter.meter for meter in self.meters()}
+        priced: dict[str, str] = {}
+        for price in _walk(_call(lambda: self._client.v1.prices.list({"limit": _PAGE, "type": "recurring"})), _PRICES_MAX):
+            if price.recurring is not None and price.recurring.meter in names:
+                priced[price.id] = names[price.recurring.meter]
+        if not priced:
+            return
+        created: stripe.params.InvoiceListParams = {"limit": _PAGE, "created": {"gte": int(made_since.timestamp())}}
+        for invoice in _walk(_call(lambda: self._client.v1.invoices.list(created)), INVOICES_MAX):
+            finalized = invoice.status_transitions.finalized_at
+            if invoice.id is None or finalized is None or not isinstance(invoice.customer, str):
+                continue
+            lines = invoice.lines.data
+            if invoice.lines.has_more:
+                lines = self._lines(invoice.id)
+            for (meter, start, end), quantity in _metered(lines, priced).items():
+                yield FinalUsage(invoice.id, _moment(finalized), invoice.customer, meter, _moment(start), _moment(end), quantity)
+
+    def _lines(self, invoice_id: str) -> list[stripe.InvoiceLineItem]:
+        listed = _call(lambda: self._client.v1.invoices.line_items.list(invoice_id, {"limit": _PAGE}))
+        return list(_walk(listed, _LINES_MAX))
 
     def meters(self) -> list[StripeMeter]:
         """See Gateway."""
@@ -259,6 +287,26 @@ def _walk(listed: stripe.ListObject[Object], most: int) -> Iterator[Object]:
             raise GatewayError(f"Stripe lists more than {most} objects here")
         page = listed
         listed = _call(page.next_page)
+
+
+def _metered(lines: Iterable[stripe.InvoiceLineItem], priced: dict[str, str]) -> dict[tuple[str, int, int], int]:
+    """Usage by (meter, start, end): the tiers of a price added up, of several prices the largest."""
+    by_price: dict[tuple[str, int, int, str], int] = {}
+    for line in lines:
+        details = line.pricing.price_details if line.pricing is not None else None
+        price = details.price if details is not None else None
+        price_id = price if isinstance(price, str) or price is None else price.id
+        if price_id in priced and price_id is not None:
+            key = (priced[price_id], line.period.start, line.period.end, price_id)
+            by_price[key] = by_price.get(key, 0) + (line.quantity or 0)
+    found: dict[tuple[str, int, int], int] = {}
+    for (meter, start, end, _), quantity in by_price.items():
+        found[meter, start, end] = max(found.get((meter, start, end), 0), quantity)
+    return found
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _meter(meter: stripe.billing.Meter) -> StripeMeter:

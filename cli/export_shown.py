@@ -85,6 +85,7 @@ def loose_document(unmapped: list[Unmapped]) -> list[dict[str, Any]]:
 
 def row_document(row: Row) -> dict[str, Any]:
     return {
+        "number": row.id,
         "tenant": row.tenant_id,
         "meter": row.meter,
         "customer": row.customer_id,
@@ -110,6 +111,7 @@ def report_document(report: RunReport) -> dict[str, Any]:
         "account": account_document(report.account),
         "closed": report.closed,
         "refused": report.refused,
+        "invoices_that_disagree": report.disagree,
         "planned": report.planned,
         "unchanged": report.unchanged,
         "states": dict(sorted(report.states.items())),
@@ -187,9 +189,10 @@ def loose_table(unmapped: list[Unmapped]) -> None:
 def rows_table(title: str, rows: list[Row]) -> None:
     print_table(
         title,
-        ("tenant", "meter", "period", "revision", "total", "value", "state", "reason"),
+        ("number", "tenant", "meter", "period", "revision", "total", "value", "state", "reason"),
         rows,
         lambda row: (
+            str(row.id),
             row.tenant_id,
             row.meter,
             row.period_start.isoformat(),
@@ -226,5 +229,7 @@ def report_tables(report: RunReport) -> None:
     console_of().print(f"planned {report.planned}, unchanged {report.unchanged}; sent: {did}", highlight=False)
     if report.problems:
         plan_table(report.problems, "not planned")
+    for text in (*(f"{tenant}: {why}" for tenant, why in report.refused.items()), *report.disagree):
+        console_of().print(text, markup=False, highlight=False, soft_wrap=True)
     rows_table("not at Stripe", report.open_rows)
     loose_table(report.unmapped)

@@ -33,6 +33,13 @@ def next_period(closed_until: date | None, first_day: date | None, anchor_day: i
     return None if first_day is None else billing_period(first_day, anchor_day)
 
 
+def after_close(period: Period, closed_until: date | None) -> Period:
+    """A period begins where the last closed one ended; that differs where a tenant's anchor day was moved."""
+    if closed_until is not None and period.start < closed_until < period.end:
+        return Period(closed_until, period.end)
+    return period
+
+
 def is_due(period: Period, as_of: datetime | None, grace: timedelta) -> bool:
     """Whether everything that was logged until the grace after the period's end is counted."""
     return as_of is not None and as_of >= period.ends_at + grace

@@ -7,7 +7,7 @@ revision. The arrows are in MOVES; the database refuses every other one, and any
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Context, Decimal, DivisionByZero, Inexact, InvalidOperation
@@ -38,9 +38,11 @@ MOVES: Mapping[State, frozenset[State]] = {
     "accepted": frozenset({"confirmed", "closed", "superseded", "manual"}),
     "confirmed": frozenset({"closed", "superseded", "manual"}),
     "rejected": frozenset({"superseded"}),
-    "manual": frozenset({"superseded", "accepted"}),
+    # by a person, with a name and a reason beside it
+    "manual": frozenset({"superseded", "accepted", "closed"}),
     "closed": frozenset({"carry_forward"}),
-    "superseded": frozenset(),
+    # an invoice that was final before a newer revision came billed the older one
+    "superseded": frozenset({"closed"}),
     "carry_forward": frozenset(),
 }
 
@@ -97,6 +99,11 @@ def units(total: Decimal, scale: int, carried: Decimal = NOTHING_CARRIED) -> Uni
     if value > VALUE_MAX:
         raise TooLarge(f"{value} has more than 15 digits: give the meter a smaller scale than {scale}")
     return Units(value, _EXACT.subtract(scaled, Decimal(value)))
+
+
+def left_after(total: Decimal, scale: int, carried: Decimal, told: int) -> Decimal:
+    """What is left for the next period where an invoice billed `told` units, whatever the total would have made."""
+    return _EXACT.subtract(_EXACT.add(_EXACT.multiply(total, Decimal(scale)), carried), Decimal(told))
 
 
 def rescaled(remainder: Decimal, old: int, new: int) -> Decimal:
@@ -326,7 +333,7 @@ def after_send(outcome: Outcome, attempts: int, first_sent_at: datetime, now: da
 def after_summary(
     state: Literal["accepted", "confirmed", "ambiguous"],
     value: int,
-    before: int,
+    older: Collection[int],
     found: int | None,
     since: datetime,
     now: datetime,
@@ -334,21 +341,23 @@ def after_summary(
 ) -> Step:
     """What Stripe's summary of the period says about the newest revision.
 
-    `value` is what the summary should be, `before` what it was before this revision (0 without one), `since` when the row came
-    to its state. A summary without events and one of 0 say the same. Under `sum` nothing that may have arrived is sent again.
+    `value` is what the summary should be, `older` what it may be without this revision (0 where there is none), `since` when the
+    row came to its state. A summary without events and one of 0 say the same. Under `last` a total that never came through
+    is planned again, which is harmless at any age; under `sum` nothing that may have arrived is sent again.
     """
     shown = found or 0
     settled = now - since >= SETTLED_AFTER
-    if state == "ambiguous":
-        if shown == value:
-            return Step("accepted", "the summary shows it")
-        if not settled:
-            return Step("ambiguous", f"the summary shows {shown}; it may lag")
-        if shown == before and mode == "last":
-            return Step("superseded", f"the summary shows {shown}: it never arrived")
-        if shown == before:
-            return Step("manual", f"the summary shows {shown}: it seems never to have arrived; a second sending could add up")
-        return Step("manual", f"the summary shows {shown}, which is neither {value} nor the {before} before it")
     if shown == value:
-        return Step("confirmed")
-    return Step(state, f"{'drift' if settled else 'waiting'}: the summary shows {shown}, expected {value}")
+        return Step("accepted", "the summary shows it") if state == "ambiguous" else Step("confirmed")
+    if state == "confirmed":
+        return Step(state, f"drift: the summary shows {shown}, expected {value}")
+    if not settled:
+        words = f"the summary shows {shown}; it may lag" if state == "ambiguous" else f"waiting: the summary shows {shown}"
+        return Step(state, words if state == "ambiguous" else f"{words}, expected {value}")
+    if shown in older:
+        if mode == "sum":
+            return Step("manual", f"the summary shows {shown}: it seems never to have arrived; a second sending could add up")
+        return Step("superseded", f"the summary shows {shown}: it never {'arrived' if state == 'ambiguous' else 'counted'}")
+    if state == "ambiguous":
+        return Step("manual", f"the summary shows {shown}, which is neither {value} nor what was there before it")
+    return Step("manual", f"drift: the summary shows {shown}, expected {value}")

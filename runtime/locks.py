@@ -26,3 +26,7 @@ class AdvisoryLock(IntEnum):
     """Held by the consumer that forwards what late producers send to an ended epoch's topic, as long as it runs."""
     CLERK = 0x6D65_7465_7209
     """One of Clerk's messages is applied at a time."""
+    EXPORT_FINALS = 0x6D65_7465_720A
+    """Shared: periods are closed. Exclusive: an invoice is found to be final."""
+    EXPORT_RUN = 0x6D65_7465_720B
+    """Held by the exporter's schedule while it runs: one run at a time."""

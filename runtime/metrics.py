@@ -95,6 +95,11 @@ EXPORTS_COMPARED = Counter("meterline_exports_compared_total", "Exports compared
 EXPORTS_HELD = Counter("meterline_exports_held_total", "Tenants held because ClickHouse and the counters differ.")
 # Tenants whose newest period could not be closed in the last run; any is money.
 PERIODS_REFUSED = Gauge("meterline_periods_refused", "Tenants whose period cannot be closed.")
+# Runs of the schedule, by how they ended: done, open (rows wait, each with its reason), failed (could not be run to the end).
+EXPORT_RUNS = Counter("meterline_export_runs_total", "Scheduled runs of the exporter, by outcome.", ["outcome"])
+# When the last run ended that was not `failed`, in seconds since 1970; alert when it is older than two turns of the schedule.
+EXPORT_RUN_ENDED = Gauge("meterline_export_run_ended_timestamp_seconds", "When the last complete scheduled run ended.")
+# Time of one meter event call to Stripe.
 STRIPE_SECONDS = Histogram("meterline_stripe_seconds", "Time of one meter event call to Stripe.", buckets=_FAST)
 
 # -- control plane -------------------------------------------------------------------------------------------------

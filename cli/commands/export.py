@@ -1,21 +1,20 @@
-"""`meterline export plan|run|status|reconcile`."""
+"""`meterline export plan|run|status|reconcile|retry|resolve|schedule`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import click
 
-from billing_exporter import ledger, planning
+from billing_exporter import by_hand, ledger, planning
 from billing_exporter.exporter import OPEN_STATES, PATIENCE_S, account_of, run
 from billing_exporter.gateway import Account, GatewayError, GatewayHalted
 from billing_exporter.planning import Line, Unmapped
 from billing_exporter.reconciling import reconcile, starts_in
-from billing_exporter.sending import Sender, utc_now
+from billing_exporter.sending import utc_now
 from billing_exporter.stripe_gateway import key_digest, open_gateway
 from billing_exporter.truth import TruthAway, clickhouse_totals
 from cli.commands.export_statement import statement
@@ -36,6 +35,8 @@ from cli.export_shown import (
     rows_table,
     sum_text,
 )
+from cli.exporting import progress_bar, sender_of, serve_schedule
+from cli.output import who
 from cli.stage import stage
 from metering.export_states import MOVES, State
 from metering.periods import parse_month
@@ -115,18 +116,18 @@ def plan(month: tuple[int, int] | None, every: bool, as_json: bool) -> None:
 @_json
 def run_command(month: tuple[int, int] | None, every: bool, patience_s: float, as_json: bool) -> int:
     _one_choice(month, every)
-    with stage("export", os.environ) as (settings, stop), _answers(settings):
+    with stage("export", os.environ) as (settings, stop), _answers(settings), progress_bar() as progress:
         gateway = open_gateway(settings)
-        sender_of = partial(_sender, settings, gateway, stop)
         report = run(
             settings,
             gateway,
-            sender_of,
+            sender_of(settings, gateway, stop),
             key_digest(settings),
             clickhouse_totals(settings),
             month=month,
             every=every,
             patience_s=patience_s,
+            progress=progress,
         )
     if as_json:
         print_json(report_document(report))
@@ -194,8 +195,74 @@ def reconcile_command(month: tuple[int, int] | None, as_json: bool) -> int:
     return Exit.OK if all(one.verdict in ("equal", "waiting") for one in compared) else Exit.FAILED
 
 
-def _sender(settings: Settings, gateway: Any, stop: Any, account: Account) -> Sender:
-    return Sender(settings, gateway, account, clickhouse_totals(settings), stop=stop)
+@command.command(help="Take up again what Stripe refused, and try now what waits. The next run sends it.")
+@click.option("--tenant", help="Of this tenant only.")
+@click.option("--meter", help="Of this meter only.")
+@_period
+@_json
+def retry(tenant: str | None, meter: str | None, month: tuple[int, int] | None, as_json: bool) -> None:
+    with stage("export", os.environ) as (settings, _), postgres_answers(settings), ledger.connect(settings) as connection:
+        account = _known_account(settings, connection)
+        done = by_hand.retry(connection, account, who(), utc_now(), tenant=tenant, meter=meter, starts=starts_in(month))
+    if as_json:
+        print_json(
+            {
+                "account": account_document(account),
+                "planned_anew": [row_document(row) for row in done.refused],
+                "due_now": [row_document(row) for row in done.waiting],
+            }
+        )
+        return
+    rows_table("refused before, planned anew by the next run", done.refused)
+    rows_table("due now", done.waiting)
+    console_of().print(
+        "run `meterline export run` now, or wait for the schedule" if done.refused or done.waiting else "nothing waits or was refused"
+    )
+
+
+@command.command()
+@click.argument("number", type=click.IntRange(1))
+@click.option("--as", "how", type=click.Choice(["arrived", "lost", "settled"]), required=True, help="What became of it.")
+@click.option("--reason", required=True, help="How you know; kept with your name.")
+@_json
+def resolve(number: int, how: by_hand.How, reason: str, as_json: bool) -> int:
+    """Say what became of an export that is `manual`; NUMBER is the first column of `export status`.
+
+    \b
+    arrived   Stripe has it: the summary is compared again
+    lost      Stripe does not have it: the next run plans the total anew
+    settled   it is billed otherwise: the period ends at this revision, what came later is in the next one
+    """
+    with stage("export", os.environ) as (settings, _), postgres_answers(settings), ledger.connect(settings) as connection:
+        account = _known_account(settings, connection)
+        try:
+            row, state = by_hand.resolve(connection, account, number, how, reason, who(), utc_now())
+        except by_hand.Unfit as error:
+            raise MeterlineExit(Exit.FAILED, str(error)) from None
+    if as_json:
+        print_json(row_document(row) | {"state": state})
+    else:
+        rows_table(f"now {state}", [row])
+    return Exit.OK
+
+
+@command.command("schedule")
+def schedule_command() -> None:
+    """Close periods and export, at the times of METERLINE_EXPORT_CRON (UTC), until it is stopped.
+
+    Two copies are safe: one runs, the other waits. A run that was missed is caught up at once. METERLINE_METRICS_PORT serves
+    /health, /ready and /metrics.
+    """
+    with stage("exporter", os.environ) as (settings, stop):
+        serve_schedule(settings, stop)
+
+
+def _known_account(settings: Settings, connection: Any) -> Account:
+    account = ledger.known_account(connection, key_digest(settings))
+    connection.commit()
+    if account is None:
+        raise MeterlineExit(Exit.SETTINGS, "nothing was exported with this key yet: run `meterline export run` first")
+    return account
 
 
 @contextmanager

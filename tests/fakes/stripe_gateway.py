@@ -10,6 +10,7 @@ from typing import Literal
 
 from billing_exporter.gateway import (
     Account,
+    FinalUsage,
     GatewayError,
     GatewayHalted,
     MeterEvent,
@@ -34,6 +35,7 @@ class FakeGateway:
         self.overlaps = 0
         """Calls that met another one for the same customer and meter."""
         self.stored: list[tuple[MeterEvent, datetime]] = []
+        self.finals: list[FinalUsage] = []
         self._meters: dict[str, StripeMeter] = {}
         self._customers: dict[str, StripeCustomer] = {}
         self._in_flight: set[tuple[str, str]] = set()
@@ -97,6 +99,18 @@ class FakeGateway:
             if not inside:
                 return None
             return max(inside)[2] if meter.formula == "last" else sum(value for _, _, value in inside)
+
+    def final_usage(self, made_since: datetime) -> Iterator[FinalUsage]:
+        self._authorize()
+        yield from [one for one in self.finals if one.finalized_at >= made_since]
+
+    def finalize(self, meter: str, customer_id: str, start: datetime, end: datetime) -> FinalUsage:
+        """An invoice of what the meter shows now becomes final."""
+        meter_id = self._meters[meter].id
+        quantity = max(self.summary(meter_id, customer_id, start, end) or 0, 0)
+        made = FinalUsage(f"in_{len(self.finals)}", self._now(), customer_id, meter, start, end, quantity)
+        self.finals.append(made)
+        return made
 
     def meters(self) -> list[StripeMeter]:
         self._authorize()

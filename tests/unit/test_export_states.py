@@ -248,19 +248,30 @@ def test_a_row_is_sent_again_only_while_its_identifier_is_known(
     [
         ("accepted", 7, False, "confirmed"),
         ("accepted", 5, False, "accepted"),
-        ("accepted", 5, True, "accepted"),
+        ("accepted", 5, True, "superseded"),
+        ("accepted", 3, True, "superseded"),
+        ("accepted", None, True, "superseded"),
+        ("accepted", 6, False, "accepted"),
+        ("accepted", 6, True, "manual"),
         ("confirmed", 6, True, "confirmed"),
         ("ambiguous", 7, False, "accepted"),
         ("ambiguous", 5, False, "ambiguous"),
         ("ambiguous", 5, True, "superseded"),
         ("ambiguous", 6, True, "manual"),
-        ("ambiguous", None, True, "manual"),
+        ("ambiguous", None, True, "superseded"),
     ],
 )
 def test_the_summary_settles_what_the_answer_did_not(state: State, found: int | None, settled: bool, to: str) -> None:
     assert state in ("accepted", "confirmed", "ambiguous")
     since = NOON - (SETTLED_AFTER if settled else SECOND)
-    step = after_summary(state, 7, 5, found, since, NOON)
+    step = after_summary(state, 7, [0, 3, 5], found, since, NOON)
     assert step.state == to
     if found != 7:
         assert step.reason
+
+
+@pytest.mark.parametrize("state", ["accepted", "ambiguous"])
+@pytest.mark.parametrize("found", [5, 6, None])
+def test_under_sum_nothing_that_may_have_arrived_is_planned_again(state: State, found: int | None) -> None:
+    assert state in ("accepted", "ambiguous")
+    assert after_summary(state, 7, [5], found, NOON - SETTLED_AFTER, NOON, "sum").state == "manual"
