@@ -115,4 +115,3 @@ def _settle(connection: Connection[Any], account: Account, row: Row, now: dateti
     without = ledger.shown_without(connection, [row.id])[row.id]
     told = without[0] + row.value if row.mode == "sum" else row.value
     finals.record(connection, account, row.tenant_id, row.meter, row.period, finals.BY_HAND, now, told, row.id, told, now)
-

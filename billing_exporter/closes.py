@@ -69,7 +69,9 @@ class Held:
         self._totals, self._tenant_id, self._closes = totals, tenant_id, closes
         self._asked: dict[object, dict[tuple[str, str], Decimal]] = {}
 
-    def by_type(self, period: Period, positions: Positions, follows: date | None, usage_types: Iterable[str]) -> dict[str, Decimal]:
+    def by_type(
+        self, period: Period, positions: Positions, follows: date | None, usage_types: Iterable[str]
+    ) -> dict[str, Decimal]:
         """Of these usage types: a period's own days below the positions, or after a close whatever that one did not bill.
 
         A type that an invoice cut off before its close is summed over all time, less what was billed of it. Raises TruthAway.

@@ -1,5 +1,5 @@
-"""One run of the exporter, from the key to the report: settle what is unclear, take in final invoices, close periods, then plan and
-send by rounds."""
+"""One run of the exporter, from the key to the report: settle what is unclear, take in final invoices, close periods, then
+plan and send by rounds."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def account_of(settings: Settings, gateway: Gateway, key_digest: bytes) -> Accou
             raise MeterlineExit(
                 Exit.SETTINGS,
                 f"this database is billed by the live account {live.id}, and METERLINE_STRIPE_SECRET_KEY is"
-                f" {'another live' if account.livemode else 'a test'} key, of {account.id}: take the live one's key, or a database"
-                " of its own for tests. Nothing was sent",
+                f" {'another live' if account.livemode else 'a test'} key, of {account.id}: take the live one's key, or a"
+                " database of its own for tests. Nothing was sent",
             )
         ledger.remember_account(connection, key_digest, account)
     return account

@@ -90,12 +90,10 @@ def _since(connection: Connection[Any], account: Account, now: datetime) -> date
         "SELECT until FROM export_invoices_read WHERE account = %s AND livemode = %s", (account.id, account.livemode)
     ).fetchone()
     connection.commit()
-    return now - UNCHANGEABLE_AFTER if row is None else row[0] - LOOK_BACK  # type: ignore[no-any-return]
+    return now - UNCHANGEABLE_AFTER if row is None else row[0] - LOOK_BACK
 
 
-def _new(
-    connection: Connection[Any], account: Account, usages: Sequence[FinalUsage]
-) -> Iterator[tuple[FinalUsage, _Subject]]:
+def _new(connection: Connection[Any], account: Account, usages: Sequence[FinalUsage]) -> Iterator[tuple[FinalUsage, _Subject]]:
     """Those of tenants of ours and of a whole period that are not on record, with whose period it is."""
     rows = connection.execute(
         "SELECT u.place, t.tenant_id, t.anchor_day, (SELECT max(period_end) FROM period_closes c"
@@ -214,9 +212,7 @@ def _against_our_close(
     return Billed(at_stripe[-1] if at_stripe else billed_one.revision, reason)
 
 
-def closed_total(
-    connection: Connection[Any], account: Account, meter: str, own: Close, closes: Mapping[date, Close]
-) -> Decimal:
+def closed_total(connection: Connection[Any], account: Account, meter: str, own: Close, closes: Mapping[date, Close]) -> Decimal:
     """What a closed period bills of a meter. `closes` are its tenant's, by their first day."""
     before = next((one for one in closes.values() if one.period.end == own.period.start and one.state == "closed"), None)
     of_close = billed(own.totals, {} if before is None else before.totals)

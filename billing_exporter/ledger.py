@@ -368,12 +368,14 @@ def in_states(
 def shown_without(connection: Connection[Any], ids: Sequence[int]) -> dict[int, list[int]]:
     """What Stripe may show where these rows did not come through: under `last` 0 or any older revision of the period that was
     sent, under `sum` those before it that it took, added up."""
+    took = "o.state IN ('accepted', 'confirmed', 'closed', 'carry_forward')"
     found = connection.execute(
         "SELECT l.id, CASE WHEN l.mode = 'sum'"
-        "  THEN array[(coalesce(sum(o.value) FILTER (WHERE o.state IN ('accepted', 'confirmed', 'closed', 'carry_forward')), 0))::bigint]"
+        f"  THEN array[coalesce(sum(o.value) FILTER (WHERE {took}), 0)::bigint]"
         "  ELSE array_agg(DISTINCT coalesce(o.value, 0)) || 0::bigint END"
         " FROM export_ledger l LEFT JOIN export_ledger o ON (o.account, o.livemode, o.tenant_id, o.meter, o.period_start) ="
-        "  (l.account, l.livemode, l.tenant_id, l.meter, l.period_start) AND o.revision < l.revision AND o.first_sent_at IS NOT NULL"
+        "  (l.account, l.livemode, l.tenant_id, l.meter, l.period_start)"
+        "  AND o.revision < l.revision AND o.first_sent_at IS NOT NULL"
         " WHERE l.id = ANY(%s) GROUP BY l.id, l.mode",
         (list(ids),),
     ).fetchall()

@@ -106,7 +106,7 @@ class StripeGateway:
         created: stripe.params.InvoiceListParams = {"limit": _PAGE, "created": {"gte": int(made_since.timestamp())}}
         for invoice in _walk(_call(lambda: self._client.v1.invoices.list(created)), INVOICES_MAX):
             finalized = invoice.status_transitions.finalized_at
-            if invoice.id is None or finalized is None or not isinstance(invoice.customer, str):
+            if finalized is None or not isinstance(invoice.customer, str):
                 continue
             lines = invoice.lines.data
             if invoice.lines.has_more:

@@ -39,9 +39,7 @@ TO_MANUAL: dict[State, tuple[State, ...]] = {
     "planned": ("manual",),
 }
 
-TO_SUPERSEDED: frozenset[State] = frozenset(
-    {"planned", "retry_wait", "ambiguous", "accepted", "confirmed", "rejected", "manual"}
-)
+TO_SUPERSEDED: frozenset[State] = frozenset({"planned", "retry_wait", "ambiguous", "accepted", "confirmed", "rejected", "manual"})
 
 
 @dataclass(frozen=True)

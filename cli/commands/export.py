@@ -1,4 +1,4 @@
-"""`meterline export plan|run|status|reconcile|retry|resolve|schedule`."""
+"""`meterline export plan|run|status|reconcile|retry|resolve`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cli.export_shown import (
     rows_table,
     sum_text,
 )
-from cli.exporting import progress_bar, sender_of, serve_schedule
+from cli.exporting import progress_bar, sender_of
 from cli.output import who
 from cli.stage import stage
 from metering.export_states import MOVES, State
@@ -216,7 +216,9 @@ def retry(tenant: str | None, meter: str | None, month: tuple[int, int] | None, 
     rows_table("refused before, planned anew by the next run", done.refused)
     rows_table("due now", done.waiting)
     console_of().print(
-        "run `meterline export run` now, or wait for the schedule" if done.refused or done.waiting else "nothing waits or was refused"
+        "run `meterline export run` now, or wait for the schedule"
+        if done.refused or done.waiting
+        else "nothing waits or was refused"
     )
 
 
@@ -244,17 +246,6 @@ def resolve(number: int, how: by_hand.How, reason: str, as_json: bool) -> int:
     else:
         rows_table(f"now {state}", [row])
     return Exit.OK
-
-
-@command.command("schedule")
-def schedule_command() -> None:
-    """Close periods and export, at the times of METERLINE_EXPORT_CRON (UTC), until it is stopped.
-
-    Two copies are safe: one runs, the other waits. A run that was missed is caught up at once. METERLINE_METRICS_PORT serves
-    /health, /ready and /metrics.
-    """
-    with stage("exporter", os.environ) as (settings, stop):
-        serve_schedule(settings, stop)
 
 
 def _known_account(settings: Settings, connection: Any) -> Account:

@@ -26,7 +26,8 @@ from tests.fakes.stripe_gateway import FakeGateway
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 NOVEMBER = (2026, 11)
 TABLES = (
-    "export_finals, export_invoices_read, export_runs, export_transitions, export_ledger, export_heads, export_mappings, export_carries, stripe_accounts, period_closes,"
+    "export_finals, export_invoices_read, export_runs, export_transitions,"
+    " export_ledger, export_heads, export_mappings, export_carries, stripe_accounts, period_closes,"
     " usage_counters, usage_totals, freshness_samples, delta_fences, epochs,"
     " tenants, usage_types, meters, plans, features"
 )

@@ -257,9 +257,11 @@ def test_a_confirmed_total_that_changes_at_stripe_is_drift_for_as_long_as_it_doe
 
 
 def test_a_test_key_is_refused_by_a_database_that_a_live_account_bills(world: World) -> None:
-    world.sql("INSERT INTO export_heads (account, livemode, customer_id, meter, tenant_id) VALUES ('acct_l', true, 'c', 'm', 'a')")
+    world.sql(
+        "INSERT INTO export_heads (account, livemode, customer_id, meter, tenant_id) VALUES ('acct_l', true, 'c', 'm', 'a')"
+    )
     world.count("a", "DEEP", "2026-11-01", "5")
-    with pytest.raises(MeterlineExit, match="billed by the live account acct_l, and .* is a test key") as caught:
+    with pytest.raises(MeterlineExit, match=r"billed by the live account acct_l, and .* is a test key") as caught:
         world.run()
     assert caught.value.code == Exit.SETTINGS
     assert world.stripe.calls == []

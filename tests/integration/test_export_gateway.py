@@ -180,3 +180,43 @@ def test_a_live_key_is_known_by_its_prefix() -> None:
     assert StripeGateway("sk_live_x", api_base="http://127.0.0.1:9", timeout_s=1).livemode
     assert StripeGateway("rk_live_x", api_base="http://127.0.0.1:9", timeout_s=1).livemode
     assert not StripeGateway("rk_test_x", api_base="http://127.0.0.1:9", timeout_s=1).livemode
+
+
+def test_a_final_invoice_tells_what_it_billed_of_a_meter_and_a_draft_does_not(server: LocalStripeServer, name: str) -> None:
+    """A graduated price: whatever an invoice charges for, its quantity is all that was used."""
+    gateway, client = StripeGateway(server.key, api_base=server.url, timeout_s=10), server.client()
+    start, end = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+    server.admin("clock", {"now": int(start.timestamp())})
+    meter, customer = gateway.create_meter(name, name, "last"), gateway.create_customer(name, "Name")
+    client.v1.customers.update(
+        customer.id,
+        {
+            "invoice_settings": {
+                "default_payment_method": client.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id}).id
+            }
+        },
+    )
+    product = client.v1.products.create({"name": name}).id
+    price = client.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product,
+            "billing_scheme": "tiered",
+            "tiers_mode": "graduated",
+            "tiers": [{"up_to": 100, "unit_amount": 0}, {"up_to": "inf", "unit_amount_decimal": "0.5"}],
+            "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
+        }
+    )
+    seat = client.v1.prices.create(
+        {"currency": "usd", "product": product, "unit_amount": 900, "recurring": {"interval": "month"}}
+    )
+    client.v1.subscriptions.create({"customer": customer.id, "items": [{"price": price.id}, {"price": seat.id, "quantity": 2}]})
+    server.admin("clock", {"now": int(end.timestamp()) - 60})
+    assert gateway.send(_event(name, customer.id, value=301, at=end - timedelta(seconds=61))) == Delivered()
+    server.admin("clock", {"now": int(end.timestamp()) + 1})
+    assert [one for one in gateway.final_usage(start) if one.customer_id == customer.id] == []
+    server.admin("clock", {"now": int(end.timestamp()) + 3_601})
+    (found,) = [one for one in gateway.final_usage(start) if one.customer_id == customer.id]
+    assert (found.meter, found.quantity, found.starts_at, found.ends_at) == (name, 301, start, end)
+    assert end < found.finalized_at <= end + HOUR + timedelta(seconds=1)
+    assert list(gateway.final_usage(end + HOUR * 3)) == []

@@ -49,9 +49,9 @@ def test_a_quantity_that_nobody_sent_is_told_beside_what_stripe_may_have() -> No
 
 
 def test_every_way_to_an_end_goes_by_arrows_of_the_machine() -> None:
-    for ways in (TO_CLOSED, TO_MANUAL, {state: ("superseded",) for state in TO_SUPERSEDED}):
+    for ways in (TO_CLOSED, TO_MANUAL, dict.fromkeys(TO_SUPERSEDED, ("superseded",))):
         for state, path in ways.items():
             at: State = state
             for to_state in path:
                 assert to_state in MOVES[at], (state, path)
-                at = to_state  # type: ignore[assignment]
+                at = to_state
