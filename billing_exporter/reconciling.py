@@ -17,7 +17,7 @@ from billing_exporter import ledger
 from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayError, GatewayHalted, StripeMeter
 from billing_exporter.ledger import Row
-from billing_exporter.sending import THREADS, Clock, utc_now
+from billing_exporter.sending import Clock, utc_now
 from metering.export_states import State, after_summary, quantity_of
 from runtime import metrics
 from runtime.settings import Settings
@@ -62,7 +62,6 @@ def reconcile(
     month: tuple[int, int] | None = None,
     states: Sequence[State] = READ_STATES,
     now: Clock = utc_now,
-    threads: int = THREADS,
 ) -> list[Compared]:
     """Compares every such row and moves it where its summary takes it. Raises GatewayHalted when the key is wrong.
 
@@ -76,7 +75,7 @@ def reconcile(
         connection.commit()
         scales = {(start, mapping.meter): mapping.scale for start, of in of_starts.items() for mapping in of}
         ids = _ids(gateway.meters())
-        with ThreadPoolExecutor(threads, thread_name_prefix="reconcile") as pool:
+        with ThreadPoolExecutor(settings.stripe_concurrency, thread_name_prefix="reconcile") as pool:
             summaries = list(pool.map(lambda row: _summary(gateway, ids, row), rows))
         without = ledger.shown_without(connection, [row.id for row in rows])
         compared = []

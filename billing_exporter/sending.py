@@ -43,7 +43,6 @@ from runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-THREADS = 4
 LEASE_MARGIN_S = 30.0
 """How much longer than the longest call a lease lasts."""
 
@@ -96,11 +95,11 @@ class Sender:
         *,
         now: Clock = utc_now,
         stop: threading.Event | None = None,
-        threads: int = THREADS,
         reached: Reached = crash_point,
     ) -> None:
         self._settings, self._gateway, self._account, self._totals = settings, gateway, account, totals
-        self._now, self._stop, self._threads, self._reached = now, stop or threading.Event(), threads, reached
+        self._now, self._stop, self._reached = now, stop or threading.Event(), reached
+        self._threads = settings.stripe_concurrency
         self._lease_s = settings.stripe_timeout_s + LEASE_MARGIN_S
 
     def drain(self, tally: Tally, patience_s: float, states: Sequence[State] = ledger.DUE) -> None:

@@ -98,7 +98,7 @@ class StripeGateway:
         """See Gateway. A graduated price has a line for each tier, and two prices of one meter have one usage."""
         names = {meter.id: meter.meter for meter in self.meters()}
         priced: dict[str, str] = {}
-        for price in _walk(_call(lambda: self._client.v1.prices.list({"limit": _PAGE, "type": "recurring"})), _PRICES_MAX):
+        for price in _walk(_call(lambda: self._client.v1.prices.list({"limit": _PAGE})), _PRICES_MAX):
             if price.recurring is not None and price.recurring.meter in names:
                 priced[price.id] = names[price.recurring.meter]
         if not priced:

@@ -18,7 +18,7 @@ def sender_of(settings: Settings, gateway: Gateway, stop: threading.Event) -> Se
     """Makes the sender once the account is known."""
 
     def made(account: Account) -> Sender:
-        return Sender(settings, gateway, account, clickhouse_totals(settings), stop=stop, threads=settings.stripe_concurrency)
+        return Sender(settings, gateway, account, clickhouse_totals(settings), stop=stop)
 
     return made
 

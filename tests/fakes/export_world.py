@@ -101,7 +101,12 @@ class World:
 
     def sender(self, account: Account) -> Sender:
         return Sender(
-            self.settings, self.stripe, account, self.totals, now=lambda: self.now, reached=lambda name: self.reached(name)
+            self.settings,
+            self.stripe,
+            account,
+            self.totals,
+            now=lambda: self.now,
+            reached=lambda name: self.reached(name),
         )
 
     def run(self, month: tuple[int, int] | None = NOVEMBER, *, every: bool = False) -> RunReport:

@@ -32,6 +32,8 @@ class FakeGateway:
         self.wrong_key = False
         self.fault: Callable[[MeterEvent], Fault] = lambda _: "none"
         self.calls: list[MeterEvent] = []
+        self.busy_max = 0
+        """Most calls that were under way at once."""
         self.overlaps = 0
         """Calls that met another one for the same customer and meter."""
         self.stored: list[tuple[MeterEvent, datetime]] = []
@@ -57,6 +59,7 @@ class FakeGateway:
             self.calls.append(event)
             self.overlaps += pair in self._in_flight
             self._in_flight.add(pair)
+            self.busy_max = max(self.busy_max, len(self._in_flight))
         fault = self.fault(event)
         try:
             if fault == "lose":

@@ -285,6 +285,23 @@ def test_two_exporters_at_once_send_each_total_once(world: World) -> None:
     assert (len(world.stripe.calls), world.stripe.overlaps) == (30, 0)
 
 
+def test_no_more_calls_are_under_way_than_the_setting_allows(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"stripe_concurrency": 3})
+    world.sql("INSERT INTO tenants (tenant_id) SELECT 't' || n FROM generate_series(1, 12) n")
+    ensure_meters_and_customers(world.settings, world.stripe)
+    for number in range(1, 13):
+        world.count(f"t{number}", "DEEP", "2026-11-01", "1")
+    together = threading.Barrier(3)
+
+    def slow(_: MeterEvent) -> Fault:
+        together.wait(timeout=30)  # until three are there
+        return "none"
+
+    world.stripe.fault = slow
+    assert world.run().ok
+    assert (len(world.stripe.calls), world.stripe.busy_max) == (12, 3)
+
+
 def test_planning_reads_totals_after_it_has_the_lock(world: World) -> None:
     """Two planners: the one that waited for the lock must not export the total from before its wait."""
     world.count("a", "DEEP", "2026-11-01", "1")

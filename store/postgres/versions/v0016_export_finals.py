@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from store.postgres.revision import run_sql_of
 
-revision = "0014"
-down_revision = "0013"
+revision = "0016"
+down_revision = "0015"
 
 
 def upgrade() -> None:
