@@ -103,8 +103,9 @@ class StripeGateway:
                 priced[price.id] = names[price.recurring.meter]
         if not priced:
             return
-        created: stripe.params.InvoiceListParams = {"limit": _PAGE, "created": {"gte": int(made_since.timestamp())}}
-        for invoice in _walk(_call(lambda: self._client.v1.invoices.list(created)), INVOICES_MAX):
+        for invoice in _walk(_call(lambda: self._client.v1.invoices.list({"limit": _PAGE})), INVOICES_MAX):
+            if invoice.created < made_since.timestamp():
+                return  # they come newest first
             finalized = invoice.status_transitions.finalized_at
             if finalized is None or not isinstance(invoice.customer, str):
                 continue
