@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -203,7 +204,7 @@ def test_a_final_invoice_tells_what_it_billed_of_a_meter_and_a_draft_does_not(se
             "product": product,
             "billing_scheme": "tiered",
             "tiers_mode": "graduated",
-            "tiers": [{"up_to": 100, "unit_amount": 0}, {"up_to": "inf", "unit_amount_decimal": "0.5"}],
+            "tiers": [{"up_to": 100, "unit_amount": 0}, {"up_to": "inf", "unit_amount_decimal": Decimal("0.5")}],
             "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
         }
     )
