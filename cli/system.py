@@ -185,9 +185,9 @@ class LocalSystem:
         self._stack.forget()
 
     def as_json(self) -> dict[str, Any]:
-        """`stack.json`: where other tools join in. The exporter's schedule is not served yet."""
+        """`stack.json`: where other tools join in."""
         settings = self.settings
-        pids: dict[str, int | None] = dict.fromkeys(("kafka", "exporter"))
+        pids: dict[str, int | None] = dict.fromkeys(("kafka",))
         pids |= self._stack.addresses().pids
         pids |= {stage.name: stage.child.pid for stage in self._stages.values() if stage.child is not None}
         return {
@@ -248,7 +248,7 @@ class LocalSystem:
         me = [sys.executable, "-m", "cli"]
         http_port = self._http_port or self._remembered_port("http_port")
         api_port = self._remembered_port("api_port")
-        consumer_port, aggregator_port = free_port(), free_port()
+        consumer_port, aggregator_port, export_port = free_port(), free_port(), free_port()
         return [
             Stage(
                 "consumer",
@@ -266,6 +266,7 @@ class LocalSystem:
             ),
             Stage("entitlements", [*me, "serve", "entitlements"], {"METERLINE_HTTP_PORT": str(http_port)}, http_port, "/ready"),
             Stage("control-plane", [*me, "serve", "control-plane"], {"METERLINE_HTTP_PORT": str(api_port)}, api_port, "/ready"),
+            Stage("exporter", [*me, "export", "schedule"], {"METERLINE_METRICS_PORT": str(export_port)}, export_port, "/ready"),
         ]
 
     def _remembered_port(self, name: str) -> int:

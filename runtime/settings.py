@@ -222,6 +222,14 @@ class Settings(BaseModel):
         "Stripe", 5.0, "How often the billing workflow looks at an open request.", ge=0.05, le=3_600
     )
     stripe_timeout_s: float = _setting("Stripe", 20.0, "Longest wait for one answer.", gt=0, le=80)
+    export_cron: str = _setting(
+        "Stripe",
+        "5 * * * *",
+        "When `export schedule` runs: five fields of cron, in UTC. Within a period's closing hour at least once.",
+    )
+    export_jitter_s: float = _setting(
+        "Stripe", 60.0, "A scheduled run begins up to this much later, so that many do not call at once.", ge=0, le=3_600
+    )
     stripe_concurrency: int = _setting("Stripe", 8, "Most calls to Stripe at once, of one exporter.", ge=1, le=64)
 
     # Temporal

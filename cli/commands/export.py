@@ -1,4 +1,4 @@
-"""`meterline export plan|run|status|reconcile|retry|resolve`."""
+"""`meterline export plan|run|status|reconcile|retry|resolve|schedule`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cli.export_shown import (
     rows_table,
     sum_text,
 )
-from cli.exporting import progress_bar, sender_of
+from cli.exporting import progress_bar, sender_of, serve_schedule
 from cli.output import who
 from cli.stage import stage
 from metering.export_states import MOVES, State
@@ -246,6 +246,17 @@ def resolve(number: int, how: by_hand.How, reason: str, as_json: bool) -> int:
     else:
         rows_table(f"now {state}", [row])
     return Exit.OK
+
+
+@command.command("schedule")
+def schedule_command() -> None:
+    """Close periods and export, at the times of METERLINE_EXPORT_CRON (UTC), until it is stopped.
+
+    Two copies are safe: one runs, the other waits. A run that was missed is caught up at once. METERLINE_METRICS_PORT serves
+    /health, /ready and /metrics.
+    """
+    with stage("exporter", os.environ) as (settings, stop):
+        serve_schedule(settings, stop)
 
 
 def _known_account(settings: Settings, connection: Any) -> Account:
