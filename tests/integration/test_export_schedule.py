@@ -190,3 +190,5 @@ def test_the_process_runs_closes_sends_compares_tells_how_it_is_and_stops_when_a
         finally:
             process.kill()
             process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
