@@ -15,7 +15,7 @@ from typing import Any, Literal
 from clickhouse_connect.driver.client import Client
 from psycopg import Connection
 
-from billing_exporter.closing import Close, closes_of
+from billing_exporter.closes import Close, closes_of
 from billing_exporter.truth import places
 from metering.closing import ZERO, billed, difference
 from metering.export_states import Positions

@@ -84,8 +84,8 @@ class Log:
             "INSERT INTO freshness_samples SELECT 1, %s, %s, array_agg(next_offset ORDER BY partition) FROM delta_fences",
             (ended, ended),
         )
-        with postgres.connect(self.settings) as connection, clickhouse_totals(self.settings)() as truth:
-            assert not close_due(connection, ACCOUNT, truth, NOW, GRACE).refused
+        with postgres.connect(self.settings) as connection:
+            assert not close_due(connection, ACCOUNT, clickhouse_totals(self.settings), NOW, GRACE).refused
 
     def statement(self, month: str, tenant: str = "a") -> Statement:
         with postgres.connect(self.settings) as connection:
