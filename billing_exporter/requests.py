@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from billing_exporter.closing import closes_of
+from billing_exporter.closes import closes_of
 from billing_exporter.gateway import Account
 from billing_exporter.planning import Line, lines_of
 from metering.billing import BEFORE_INVOICE, State
