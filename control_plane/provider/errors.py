@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 Kind = Literal["refused", "not_found", "rate_limited", "away", "ambiguous"]
@@ -19,15 +20,17 @@ UNSUPPORTED = "unsupported_by_provider"
 """The code of a refusal of what a provider does not have at all, see Provider.capabilities."""
 
 MESSAGE_CHARS_MAX = 500
+_CARD_NUMBER = re.compile(r"\d(?:[ -]?\d){11,18}")
 
 
 class ProviderError(Exception):
-    """`code` is for programs, the provider's own where it has one. Neither holds a secret or a card datum."""
+    """`code` is for programs, the provider's own where it has one. Neither holds a secret or a card datum: providers repeat
+    what they were sent, so what could be a card's number is left out."""
 
     kind: ClassVar[Kind]
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message[:MESSAGE_CHARS_MAX])
+        super().__init__(_CARD_NUMBER.sub("[number]", message)[:MESSAGE_CHARS_MAX])
         self.code = code
 
     @property
