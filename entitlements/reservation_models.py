@@ -28,7 +28,7 @@ class ReserveRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
     ttl_seconds: Annotated[int, Meta(extra_json_schema=_TTL)] = TTL_DEFAULT_S
     """After that it holds nothing any more."""
     user_id: Name | UnsetType = UNSET
-    """Whose credits would pay, where the usage type is priced in credits."""
+    """Whose credits are held, and pay, where the usage type is priced in credits."""
 
 
 class ReserveAnswer(msgspec.Struct, rename="camel"):
@@ -62,6 +62,10 @@ class SettleAnswer(msgspec.Struct, rename="camel"):
     occurred_at: Instant
     expired: bool
     """It was settled after its time: what it held may have been granted to others, and the usage counts all the same."""
+    credits_charged: Number | UnsetType = UNSET
+    """Where the usage type is priced in credits: what the user paid, at the price of when it was reserved."""
+    credits_unpaid: Number | UnsetType = UNSET
+    """And what nobody paid, for neither the hold nor the balance reached so far."""
 
 
 class ReleaseAnswer(msgspec.Struct, rename="camel"):

@@ -22,6 +22,7 @@ import psycopg
 from msgspec import UNSET
 
 from access.principals import Principal, require_source, require_tenant, sees_tenant
+from entitlements import charging
 from entitlements.bodies import asked_quantity, parse, readable, valid_name
 from entitlements.keyed_turns import KeyedTurns, TooManyWait
 from entitlements.models import Position, number, number_or_unlimited
@@ -49,7 +50,8 @@ from meterline_schemas.quantity import format_quantity
 from meterline_schemas.reasons import Reason
 from meterline_schemas.types import Micros
 from runtime import metrics
-from store import holds, outbox
+from store import credits, holds, outbox
+from store.credits import By
 from store.holds import Request, Reserved, Work
 from store.steps import arun
 
@@ -102,7 +104,7 @@ class Reservations:
         hold_id = uuid.uuid4()
         try:
             async with self._turns.turn((asked.work.tenant_id, asked.work.usage_type)):
-                answer = await self._reserve(hold_id, asked)
+                answer = await self._reserve(hold_id, asked, _by(principal))
         except TooManyWait:
             raise _busy() from None
         except psycopg.errors.UniqueViolation:
@@ -115,7 +117,7 @@ class Reservations:
         logger.info("reserved", extra={"principal": principal.name, "reservation": answer.reservation_id})
         return answer
 
-    async def _reserve(self, hold_id: uuid.UUID, asked: _Asked) -> ReserveAnswer:
+    async def _reserve(self, hold_id: uuid.UUID, asked: _Asked, by: By) -> ReserveAnswer:
         work = asked.work
         async with self._store.transaction("reserve") as connection:
             await holds.lock(connection, work.tenant_id, work.usage_type)
@@ -131,7 +133,13 @@ class Reservations:
             if found.standing.credits is not None and work.user_id is None:
                 raise Problem(400, "user_required", "This usage type is priced in credits; send userId, whose credits would pay.")
             left, reason = _granted(found.standing, asked.quantity)
-            expires_at = await holds.insert(connection, hold_id, work, asked.quantity, left, reason, asked.ttl, asked.request)
+            price = None if found.standing.credits is None else found.standing.credits.price
+            expires_at = await holds.insert(
+                connection, hold_id, work, asked.quantity, left, reason, asked.ttl, asked.request, price
+            )
+            if price is not None:
+                # Last, for whoever else spends the user's credits waits until the commit.
+                await arun(connection, charging.hold(work, hold_id, asked.quantity, price, by))
         return _reserve_answer(hold_id, expires_at, left, reason)
 
     async def settle(self, hold_id: str, body: bytes, principal: Principal, traceparent: str) -> SettleAnswer:
@@ -156,6 +164,11 @@ class Reservations:
                     record = outbox.Record(self._topic, encoded.event.key, encoded.value, headers)
                     promised = await arun(connection, outbox.add(record))
                     await holds.settle(connection, reserved.hold_id, hold.settlement, promised)
+                # Again, it answers what it answered the first time.
+                charged = None
+                if reserved.price is not None:
+                    steps = charging.settle(work, reserved.hold_id, hold.settlement.quantity, reserved.price, _by(principal))
+                    charged = await arun(connection, steps)
         except TooManyWait:
             raise _busy() from None
         except HoldRefused as refused:
@@ -165,7 +178,15 @@ class Reservations:
             metrics.RESERVATIONS.labels("settled_late" if hold.settlement.late else "settled").inc()
             logger.info("settled", extra={"principal": principal.name, "reservation": hold_id, "late": hold.settlement.late})
         at = format_instant((hold.settlement.occurred_at - _EPOCH) // _MS)
-        return SettleAnswer(str(reserved.hold_id), "settled", number(hold.settlement.quantity), at, hold.settlement.late)
+        return SettleAnswer(
+            str(reserved.hold_id),
+            "settled",
+            number(hold.settlement.quantity),
+            at,
+            hold.settlement.late,
+            UNSET if charged is None else number(charged.moved),
+            UNSET if charged is None else number(charged.shortfall),
+        )
 
     async def release(self, hold_id: str, principal: Principal) -> ReleaseAnswer:
         """Gives it back. Again, or after its time, it is given back already."""
@@ -178,6 +199,8 @@ class Reservations:
                 released(reserved.hold)
                 if not was_released:
                     await holds.release(connection, reserved.hold_id)
+                    if reserved.price is not None:
+                        await arun(connection, credits.release(reserved.hold_id, by=_by(principal)))
         except HoldRefused as refused:
             raise Problem(409, refused.code, str(refused)) from None
         if not was_released:
@@ -231,6 +254,10 @@ class Reservations:
             # Swept since it was looked up.
             raise _unknown()
         return reserved
+
+
+def _by(principal: Principal) -> By:
+    return By(f"{principal.kind}:{principal.name}")
 
 
 def _asked(request: ReserveRequest, principal: Principal, request_key: str | None) -> _Asked:

@@ -19,12 +19,17 @@ from metering.holds import LogPosition, Verdict, verdict_of
 from meterline_schemas.event import Event, decode
 from meterline_schemas.key import key_hash, row_hash
 from meterline_schemas.rules import NEWEST_RULES, RULES
-from store import event_log
+from store import credits, event_log
+from store.credits import By
+from store.steps import run
+
+SWEEPER = By("hold sweeper")
 
 _EXPIRE = """
 UPDATE holds SET state = 'expired', done_at = statement_timestamp()
  WHERE hold_id IN (SELECT hold_id FROM holds WHERE state = 'open' AND expires_at <= statement_timestamp()
                     ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)
+RETURNING tenant_id, user_id, hold_id, credits IS NOT NULL
 """
 
 _UNJUDGED = """
@@ -55,8 +60,12 @@ class Counted:
 
 
 def expire(connection: Connection[Any], rows_max: int) -> int:
-    """Marks open holds past their time as expired; how many."""
-    return connection.execute(_EXPIRE, (rows_max,)).rowcount
+    """Marks open holds past their time as expired, and gives back the credits that they held; how many."""
+    expired = connection.execute(_EXPIRE, (rows_max,)).fetchall()
+    # By account: two who lock several wait for each other in one order.
+    for *_, hold_id in sorted((tenant, user, hold_id) for tenant, user, hold_id, priced in expired if priced):
+        run(connection, credits.release(hold_id, by=SWEEPER, expired=True))
+    return len(expired)
 
 
 def counted(connection: Connection[Any], rows_max: int) -> list[Counted]:

@@ -15,6 +15,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from metering.holds import Hold, HoldState, LogPosition, Settlement
+from metering.rates import price_text, price_units
 from meterline_schemas.quantity import MICRO, format_quantity
 from meterline_schemas.types import Micros
 
@@ -57,6 +58,8 @@ class Reserved:
     """The server's clock at the reading."""
     counted: bool
     """Settled, and the fence has passed it."""
+    price: int | None
+    """Of a unit in credits, in units of 10^-12, as it was when it was reserved; None: it is not priced in credits."""
 
 
 _LOCK = (
@@ -67,7 +70,7 @@ _LOCK = (
 _COLUMNS = """
        h.hold_id, h.tenant_id, h.usage_type, h.source_service, h.source_entity_id, h.user_id, h.quantity, h.expires_at, h.state,
        h.settled_quantity, h.occurred_at, h.settle_digest, h.settled_late, h.epoch, h.partition, h.kafka_offset,
-       h.remaining, h.reason, h.created_at, h.request_digest, h.verdict,
+       h.remaining, h.reason, h.created_at, h.request_digest, h.verdict, h.credits,
        (SELECT v.quantity FROM held v WHERE v.hold_id = h.hold_id) AS held, clock_timestamp() AS read_at
 """
 _OF_ID = f"SELECT {_COLUMNS} FROM holds h WHERE h.hold_id = %s"
@@ -76,8 +79,8 @@ _OF_REQUEST = f"SELECT {_COLUMNS} FROM holds h WHERE h.request_scope = %s AND h.
 
 _INSERT = """
 INSERT INTO holds (hold_id, tenant_id, usage_type, source_service, source_entity_id, user_id, quantity, remaining, reason,
-                   created_at, expires_at, request_scope, request_key, request_digest)
-SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, at.now, at.now + %s, %s, %s, %s FROM (SELECT clock_timestamp() AS now) at
+                   created_at, expires_at, request_scope, request_key, request_digest, credits)
+SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, at.now, at.now + %s, %s, %s, %s, %s FROM (SELECT clock_timestamp() AS now) at
 RETURNING expires_at
 """
 
@@ -132,8 +135,12 @@ async def insert(
     reason: str,
     ttl: timedelta,
     request: Request | None,
+    price: int | None = None,
 ) -> datetime:
-    """Holds the quantity from now on; answers until when. Raises psycopg.errors.UniqueViolation for a used request key."""
+    """Holds the quantity from now on; answers until when. The credits of a `price` are held by the caller, under the same id.
+
+    Raises psycopg.errors.UniqueViolation for a used request key.
+    """
     cursor = await connection.execute(
         _INSERT,
         (
@@ -150,6 +157,7 @@ async def insert(
             request and request.scope,
             request and request.key,
             request and request.digest,
+            None if price is None else price_text(price),
         ),
     )
     row = await cursor.fetchone()
@@ -174,7 +182,7 @@ def _reserved(row: tuple[Any, ...]) -> Reserved:
     (
         hold_id, tenant_id, usage_type, source_service, source_entity_id, user_id, quantity, expires_at, state,
         settled_quantity, occurred_at, settle_digest, late, epoch, partition, offset,
-        remaining, reason, created_at, request_digest, verdict, held, read_at,
+        remaining, reason, created_at, request_digest, verdict, price, held, read_at,
     ) = row  # fmt: skip
     settlement = None
     if state == HoldState.SETTLED:
@@ -197,4 +205,5 @@ def _reserved(row: tuple[Any, ...]) -> Reserved:
         Micros(0) if held is None else micros_of(held),
         read_at,
         settlement is not None and held is None,
+        None if price is None else price_units(price),
     )

@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from metering.credits import Overrun
 from metering.rates import ModelPrice, OperationPrice, price_units
+from store.steps import Ask, Steps, run
 
 _IN_FORCE = """
 SELECT r.per_tokens, p.valid_from, p.valid_until, p.input, p.output, p.cached, p.each
@@ -18,7 +19,7 @@ SELECT r.per_tokens, p.valid_from, p.valid_until, p.input, p.output, p.cached, p
  WHERE r.rate = %(rate)s
 """
 
-_OVERRUN = "SELECT p.credit_overrun FROM tenants t JOIN plans p USING (plan_id) WHERE t.tenant_id = %s"
+_OVERRUN = "SELECT p.credit_overrun FROM tenants t JOIN plans p USING (plan_id) WHERE t.tenant_id = %(tenant_id)s"
 
 
 class RateRefused(Exception):
@@ -50,10 +51,15 @@ def operation_price(connection: Connection[Any], operation: str, on: date) -> Op
     return OperationPrice(operation, row[1], price_units(row[6]))
 
 
-def overrun_of(connection: Connection[Any], tenant_id: str) -> Overrun:
+def overrun(tenant_id: str) -> Steps[Overrun]:
     """What pays for more than a hold, as the tenant's plan says; the balance where it has none."""
-    row = connection.execute(_OVERRUN, (tenant_id,)).fetchone()
-    return "balance" if row is None else row[0]
+    rows = yield Ask(_OVERRUN, {"tenant_id": tenant_id})
+    return rows[0][0] if rows else "balance"
+
+
+def overrun_of(connection: Connection[Any], tenant_id: str) -> Overrun:
+    """The same, asked at once."""
+    return run(connection, overrun(tenant_id))
 
 
 def _in_force(connection: Connection[Any], rate: str, on: date) -> tuple[Any, ...] | None:
