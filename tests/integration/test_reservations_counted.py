@@ -63,11 +63,11 @@ def records(pipeline: Pipeline) -> int:
 
 def test_a_relay_killed_after_the_ack_publishes_again_and_the_work_is_counted_once(server: Server, pipeline: Pipeline) -> None:
     hold_id = settled(server, "DEEP", "killed", 4)
-    killed = pipeline.start("serve", "relay.acked:1", http_port="0")
+    killed = pipeline.start("entitlements", "relay.acked:1", ("cli", "serve"), http_port="0")
     assert pipeline.wait_for_end(killed) == -signal.SIGKILL
     assert records(pipeline) == 1
     assert (standing(server, "DEEP"), "position" in shown(server, hold_id)["settled"]) == ((0, 4), False)
-    relaying = pipeline.start("serve", http_port="0")
+    relaying = pipeline.start("entitlements", program=("cli", "serve"), http_port="0")
     wait_until("the record has a position", lambda: "position" in shown(server, hold_id)["settled"])
     assert records(pipeline) == 2
     assert standing(server, "DEEP") == (0, 4)
@@ -92,7 +92,7 @@ def test_what_is_settled_is_held_or_counted_at_every_moment_and_never_both(serve
     """Kafka is away while it is settled; the positions are noted before anybody counts, so that both cannot be either."""
     ids = [settled(server, "FREE", f"moment_{number}") for number in range(WORK)]
     assert standing(server, "FREE") == (0, WORK)
-    relaying = pipeline.start("serve", http_port="0")
+    relaying = pipeline.start("entitlements", program=("cli", "serve"), http_port="0")
     wait_until("every record has a position", lambda: all("position" in shown(server, one)["settled"] for one in ids))
     relaying.stop()
     seen: set[tuple[int, int]] = set()
