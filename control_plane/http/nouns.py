@@ -14,6 +14,7 @@ from control_plane.promo_codes import endpoints as promo_codes
 from control_plane.sessions import endpoints as sessions
 from control_plane.subscriptions import endpoints as subscriptions
 from control_plane.usage import endpoints as usage
+from control_plane.usage_records import endpoints as usage_records
 from control_plane.webhooks import endpoints as webhooks
 
 NOUNS: Final[tuple[Routes, ...]] = (
@@ -23,6 +24,7 @@ NOUNS: Final[tuple[Routes, ...]] = (
     invoices.routes,
     payment_methods.routes,
     promo_codes.routes,
+    usage_records.routes,
     audit.routes,
     webhooks.routes,
     sessions.routes,
