@@ -24,8 +24,15 @@ from tests.chaos.exports.child import AWAY
 from tests.chaos.exports.usage import METERS, Usage
 from tests.fakes.local_stripe_server import LocalStripeServer
 
-BEGINS = datetime(2026, 11, 10, 12, tzinfo=UTC)
-START, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+
+def _month_after(moment: datetime) -> datetime:
+    return (moment.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+START = _month_after(datetime.now(UTC))
+"""The month of it all is the next one, for Stripe's clock goes forward only."""
+END = _month_after(START)
+BEGINS = START + timedelta(days=9, hours=12)
 POINTS = ("exporter.before_sending", "exporter.posted", "exporter.before_accepted")
 FAULTS = ("drop", "cut", "error", "rate_limit", "conflict", "slow", "reject")
 RATE = 0.05
@@ -231,7 +238,7 @@ class ExportChaos:
         }
 
     def _shown(self) -> dict[tuple[str, str], int]:
-        """What Stripe would bill of November, asked by the official client."""
+        """What Stripe would bill of the month, asked by the official client."""
         ids = {meter.meter: meter.id for meter in self._gateway.meters()}
         with postgres.connect(self._settings) as connection:
             customers = dict(connection.execute("SELECT tenant_id, stripe_customer_id FROM tenants").fetchall())
