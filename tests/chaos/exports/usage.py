@@ -62,13 +62,13 @@ class Usage:
         values = []
         for place, (tenant, usage_type, quantity) in enumerate(events):
             offset = self.offset + begin + place
-            kind = "correction" if quantity < 0 else "usage"
+            kind, corrects = ("correction", f"of e{offset}") if quantity < 0 else ("usage", "")
             values.append(
-                f"('{tenant}', '{usage_type}', 's', 'e{offset}', {quantity:f}, '{kind}', '{day} 00:00:00', 1, 0, {offset},"
+                f"('{tenant}', '{usage_type}', 's', 'e{offset}', {quantity:f}, '{kind}', '{corrects}', '{day} 00:00:00', 1, 0, {offset},"
                 f" {_ROW_VERSION_OF_EPOCH_1 - offset})"
             )
         client.command(
-            "INSERT INTO usage_events (tenant_id, usage_type, source_service, source_entity_id, quantity, kind, occurred_at,"
+            "INSERT INTO usage_events (tenant_id, usage_type, source_service, source_entity_id, quantity, kind, corrects, occurred_at,"
             f" log_epoch, kafka_partition, kafka_offset, row_version) VALUES {', '.join(values)}"
         )
 
