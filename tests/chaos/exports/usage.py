@@ -68,8 +68,8 @@ class Usage:
                 f" {_ROW_VERSION_OF_EPOCH_1 - offset})"
             )
         client.command(
-            "INSERT INTO usage_events (tenant_id, usage_type, source_service, source_entity_id, quantity, kind, corrects, occurred_at,"
-            f" log_epoch, kafka_partition, kafka_offset, row_version) VALUES {', '.join(values)}"
+            "INSERT INTO usage_events (tenant_id, usage_type, source_service, source_entity_id, quantity, kind, corrects,"
+            f" occurred_at, log_epoch, kafka_partition, kafka_offset, row_version) VALUES {', '.join(values)}"
         )
 
     def _count(self, events: Sequence[tuple[str, str, Decimal]], day: date) -> None:
