@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from billing_exporter import ledger, planning
+from billing_exporter import ledger, planning, requests
 from billing_exporter.closing import close_due
 from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayError, GatewayHalted
 from billing_exporter.invoices import look
@@ -111,6 +111,8 @@ def run(
         report.closed, report.refused = closing.closed, closing.refused
     with ledger.connect(settings) as connection:
         chosen = planning.rounds(connection, now().date(), month, every, since)
+        if month is None and not every:
+            chosen = [planning.starting_in(*asked) for asked in requests.wanted_months(connection)] + chosen
         for place, which in enumerate(chosen):
             if tally.halted is not None:
                 break
@@ -126,6 +128,7 @@ def run(
             connection.commit()
             sender.drain(tally, patience_s)
         report.open_rows = ledger.in_states(connection, account, OPEN_STATES)
+        requests.serve(connection, account, now())
     report.states, report.held, report.halted = tally.states, tally.held, tally.halted
     return report
 

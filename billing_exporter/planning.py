@@ -119,7 +119,7 @@ def rounds(
     before it, and those that ran since the day `since`. `every`: each period from the first counter on.
     """
     if month is not None:
-        return [_starting_in(*month)]
+        return [starting_in(*month)]
     if not every:
         missed = 0 if since is None else (today.year - since.year) * 12 + today.month - since.month
         return [_back(today, periods) for periods in range(min(max(missed, 0), MONTHS_MAX) + 1, -1, -1)]
@@ -128,7 +128,7 @@ def rounds(
     # an anchor day later than the first day's puts it into the period that starts in the month before
     start = first.year * 12 + first.month - 2
     stop = min(today.year * 12 + today.month - 1, start + MONTHS_MAX)
-    return [_starting_in(index // 12, index % 12 + 1) for index in range(start, stop + 1)]
+    return [starting_in(index // 12, index % 12 + 1) for index in range(start, stop + 1)]
 
 
 def _back(today: date, periods: int) -> Round:
@@ -141,7 +141,8 @@ def _back(today: date, periods: int) -> Round:
     return of
 
 
-def _starting_in(year: int, number: int) -> Round:
+def starting_in(year: int, number: int) -> Round:
+    """The round of the periods that start in a month."""
     return lambda anchor: billing_period_starting_in(year, number, anchor)
 
 

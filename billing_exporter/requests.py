@@ -7,16 +7,18 @@ came of it and takes each request on. A crash before it loses nothing: the next 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg import Connection
 
+from billing_exporter import ledger
 from billing_exporter.closes import closes_of
 from billing_exporter.gateway import Account
 from billing_exporter.planning import Line, lines_of
 from metering.billing import BEFORE_INVOICE, State
 from runtime.crash import crash_point
+from runtime.settings import Settings
 from store import billing_requests
 from store.billing_requests import BillingRequest
 
@@ -52,6 +54,12 @@ def serve(connection: Connection[Any], account: Account, now: datetime) -> int:
             request = again
         connection.commit()
     return moved
+
+
+def serve_now(settings: Settings, account: Account) -> int:
+    """The same, on a connection of its own: after Stripe's summaries were read."""
+    with ledger.connect(settings) as connection:
+        return serve(connection, account, datetime.now(UTC))
 
 
 def _seen(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 
+from billing_exporter import requests
 from billing_exporter.exporter import Progress, SenderOf, account_of, run
 from billing_exporter.gateway import Account, Gateway
 from billing_exporter.reconciling import reconcile
@@ -46,7 +47,9 @@ def serve_schedule(settings: Settings, stop: threading.Event) -> None:
         )
         if report.halted is not None:
             return Ended("failed", f"Stripe refuses the key: {report.halted}; every row is kept")
-        compared = reconcile(settings, gateway, account_of(settings, gateway, key_digest(settings)))
+        account = account_of(settings, gateway, key_digest(settings))
+        compared = reconcile(settings, gateway, account)
+        requests.serve_now(settings, account)
         verdicts: Counter[str] = Counter(one.verdict for one in compared)
         said = [f"{count} {name}" for name, count in sorted((report.states + verdicts).items())]
         if report.open_rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -40,9 +40,11 @@ class BilledLine:
     events: int
 
 
-def billed_lines(client: Client, tenant_id: str, part: Part, without: Sequence[Part] = ()) -> list[BilledLine]:
+def billed_lines(
+    client: Client, tenant_id: str, part: Part, without: Sequence[Part] = (), *, only: str = "", but: Collection[str] = ()
+) -> list[BilledLine]:
     """The lines of a part of the tenant's rows, `without` those that stand in other parts, each row counted once; in order of
-    type, day, service and kind. Raises TooManyLines, and the client's errors."""
+    type, day, service and kind. Of `only` one usage type, or of all `but` some. Raises TooManyLines, and the client's errors."""
     if not part.below:
         return []
     left_out = "".join(f" AND NOT ({_rows_of(other)})" for other in without if other.below)
@@ -51,9 +53,10 @@ def billed_lines(client: Client, tenant_id: str, part: Part, without: Sequence[P
         " toString(sum(toInt128(reinterpretAsInt64(quantity)))), count()"
         " FROM (SELECT usage_type, occurred_at, source_service, kind, quantity FROM usage_events"
         f"  WHERE tenant_id = {{tenant:String}} AND {_rows_of(part)}{left_out}"
+        "  AND ({only:String} = '' OR usage_type = {only:String}) AND NOT has({but:Array(String)}, usage_type)"
         "  LIMIT 1 BY log_epoch, kafka_partition, kafka_offset)"
         " GROUP BY usage_type, day, source_service, kind ORDER BY usage_type, day, source_service, kind LIMIT {most:UInt32}",
-        parameters={"tenant": tenant_id, "most": LINES_MAX + 1},
+        parameters={"tenant": tenant_id, "most": LINES_MAX + 1, "only": only, "but": list(but)},
     )
     if len(result.result_rows) > LINES_MAX:
         raise TooManyLines(f"the usage of {tenant_id} has more than {LINES_MAX} lines")

@@ -16,11 +16,12 @@ from clickhouse_connect.driver.client import Client
 from psycopg import Connection
 
 from billing_exporter.closes import Close, closes_of
+from billing_exporter.statements.windows import Windows
 from billing_exporter.truth import places
 from metering.closing import ZERO, billed, difference
 from metering.export_states import Positions
 from metering.periods import FIRST_DAY, Period
-from store.billed_lines import BilledLine, Part, billed_lines
+from store.billed_lines import BilledLine, Part
 from store.tenant_periods import tenant_period
 
 
@@ -124,19 +125,16 @@ def statement_of(connection: Connection[Any], client: Client, tenant_id: str, mo
         # The first close is of a later period: what is counted in this one came late, and is billed there.
         positions, totals = {}, {}
     # As its close summed it: the first one has what is of earlier days, too.
-    start = FIRST_DAY if closed or before is not None else period.start
-    part = Part(start, period.end, places(positions))
-    billed_before = [] if before is None else [Part(FIRST_DAY, before.period.end, places(before.positions))]
-    lines = billed_lines(client, tenant_id, part, billed_before)
+    running = Part(FIRST_DAY if before is not None else period.start, period.end, places(positions))
+    windows = Windows.of(connection, tenant_id, closes, period, running)
+    lines = windows.lines(client)
     problem = difference(totals, _summed(lines))
     if problem is not None:
         raise DoesNotAddUp(
             f"the statement of {tenant_id} from {period.start} is not written, for its lines are not its total: {problem};"
             " run `meterline reconcile`"
         )
-    later: list[BilledLine] = []
-    if closed:
-        later = billed_lines(client, tenant_id, Part(FIRST_DAY, period.end, places(fences)), [part])
+    later = windows.later(client, places(fences)) if closed else []
     name, fixed_at = _about(connection, tenant_id, period)
     return Statement(
         tenant_id,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from billing_exporter import by_hand, ledger, planning
+from billing_exporter import by_hand, ledger, planning, requests
 from billing_exporter.exporter import OPEN_STATES, PATIENCE_S, account_of, run
 from billing_exporter.gateway import Account, GatewayError, GatewayHalted
 from billing_exporter.planning import Line, Unmapped
@@ -174,6 +174,7 @@ def reconcile_command(month: tuple[int, int] | None, as_json: bool) -> int:
         account = account_of(settings, gateway, key_digest(settings))
         try:
             compared = reconcile(settings, gateway, account, month=month)
+            requests.serve_now(settings, account)
         except GatewayHalted as error:
             raise MeterlineExit(
                 Exit.SETTINGS, f"Stripe refuses the key ({error}); set METERLINE_STRIPE_SECRET_KEY right"

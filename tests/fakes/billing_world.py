@@ -58,13 +58,13 @@ def status(units: Units) -> service.Billing:
         return service.billing_status(unit, "app_a", "2026-11")
 
 
-def export(world: World, *, confirm: bool = True) -> int:
-    """A run of the exporter, with what it does for requests."""
+def export(world: World, *, confirm: bool = True) -> None:
+    """A run of the exporter, which serves requests at its end; and, to `confirm`, a comparison with Stripe's summaries."""
     assert world.run((2026, 11)).ok
     if confirm:
         world.reconcile()
-    with ledger.connect(world.settings) as connection:
-        return serve(connection, ACCOUNT, world.now)
+        with ledger.connect(world.settings) as connection:
+            serve(connection, ACCOUNT, world.now)
 
 
 def invoice(world: World, state: str, invoice_id: str = "in_1") -> None:

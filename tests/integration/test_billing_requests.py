@@ -42,9 +42,9 @@ def units(migrated_postgres: Settings) -> Iterator[Units]:
 
 
 def test_an_exporter_that_is_killed_between_two_arrows_leaves_each_of_them_taken_once(world: World, units: Units) -> None:
-    ask(units)
     assert world.run((2026, 11)).ok
     world.reconcile()
+    ask(units)
     # Before and after the commit of each arrow, each process going on where the one before died.
     for point in ("before_commit", "committed") * 3:
         assert ends(worker(world.settings, "exporter", f"billing.{point}:1")) == -signal.SIGKILL

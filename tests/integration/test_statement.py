@@ -97,7 +97,7 @@ def log(migrated: Settings) -> Iterator[Log]:
     with postgres.connect(migrated, autocommit=True) as connection, clickhouse.client(migrated) as client:
         client.command("TRUNCATE TABLE usage_events")
         connection.execute(
-            "TRUNCATE period_closes, export_ledger, export_mappings, export_carries, usage_counters, usage_totals,"
+            "TRUNCATE period_closes, export_finals, export_ledger, export_mappings, export_carries, usage_counters, usage_totals,"
             " freshness_samples, delta_fences, epochs, tenants, usage_types, meters CASCADE"
         )
         connection.execute("INSERT INTO meters VALUES ('deep', 1000, 'floor', 'last')")
@@ -199,6 +199,42 @@ def test_over_all_statements_every_event_stands_once(two_months: Log) -> None:
     assert row is not None
     assert sum(line.quantity for line in lines) == row[0]
     assert sum(line.events for line in lines) == 10
+
+
+def test_what_an_invoice_cut_off_is_not_in_its_period_but_in_the_next(log: Log) -> None:
+    log.add("2026-11-03", "1.5")
+    log.add("2026-11-04", "2", "batch")
+    # The last revision that came before the invoice was final.
+    log.connection.execute(
+        "INSERT INTO export_mappings (account, livemode, meter, period_start, usage_types, scale, rounding, mode)"
+        " VALUES ('acct_1', false, 'deep', '2026-11-01', '{DEEP}', 1000, 'floor', 'last')"
+    )
+    log.connection.execute(
+        "INSERT INTO export_ledger (account, livemode, tenant_id, customer_id, meter, period_start, period_end, revision,"
+        " identifier, exact_total, value, remainder, event_time, positions, state) SELECT 'acct_1', false, 'a', 'cus_a', 'deep', '2026-11-01',"
+        " '2026-12-01', 1, 'one', 3.5, 3500, 0, '2026-11-30Z', jsonb_object_agg(epoch || ':' || partition, next_offset),"
+        " 'closed' FROM delta_fences"
+    )
+    log.connection.execute(
+        "INSERT INTO export_finals (account, livemode, tenant_id, meter, period_start, period_end, invoice_id, finalized_at,"
+        " billed, ledger_id, told, seen_at) SELECT account, livemode, tenant_id, meter, period_start, period_end, 'in_1', now(),"
+        " 3500, id, 3500, now() FROM export_ledger"
+    )
+    log.add("2026-11-20", "4", "slow")
+    log.add("2026-11-20", "7", usage_type="CALL")
+    log.close("2026-12-01")
+    log.add("2026-12-02", "16")
+    log.add("2026-11-21", "32", "slow")
+    november, december = log.statement("2026-11"), log.statement("2026-12")
+    assert summed(november) == closed_total(log, "2026-11-01") == {"DEEP": Decimal("3.5"), "CALL": Decimal(7)}
+    assert [line.quantity for line in november.later] == [Decimal(4), Decimal(32)]
+    assert summed(december) == {"DEEP": Decimal(52)}
+    log.close("2027-01-01")
+    december = log.statement("2026-12")
+    assert summed(december) == closed_total(log, "2026-12-01") == {"DEEP": Decimal(52)}
+    assert [line.quantity for line in december.lines if december.carried(line)] == [Decimal(4), Decimal(32)]
+    assert [(told.meter, told.value, told.state) for told in november.told] == [("deep", 3500, "closed")]
+    assert december.later == ()
 
 
 def test_a_statement_that_does_not_add_up_is_not_written(two_months: Log) -> None:
