@@ -211,7 +211,8 @@ def test_what_an_invoice_cut_off_is_not_in_its_period_but_in_the_next(log: Log) 
     )
     log.connection.execute(
         "INSERT INTO export_ledger (account, livemode, tenant_id, customer_id, meter, period_start, period_end, revision,"
-        " identifier, exact_total, value, remainder, event_time, positions, state) SELECT 'acct_1', false, 'a', 'cus_a', 'deep', '2026-11-01',"
+        " identifier, exact_total, value, remainder, event_time, positions, state)"
+        " SELECT 'acct_1', false, 'a', 'cus_a', 'deep', '2026-11-01',"
         " '2026-12-01', 1, 'one', 3.5, 3500, 0, '2026-11-30Z', jsonb_object_agg(epoch || ':' || partition, next_offset),"
         " 'closed' FROM delta_fences"
     )
