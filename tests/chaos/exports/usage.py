@@ -64,8 +64,8 @@ class Usage:
             offset = self.offset + begin + place
             kind, corrects = ("correction", f"of e{offset}") if quantity < 0 else ("usage", "")
             values.append(
-                f"('{tenant}', '{usage_type}', 's', 'e{offset}', {quantity:f}, '{kind}', '{corrects}', '{day} 00:00:00', 1, 0, {offset},"
-                f" {_ROW_VERSION_OF_EPOCH_1 - offset})"
+                f"('{tenant}', '{usage_type}', 's', 'e{offset}', {quantity:f}, '{kind}', '{corrects}', '{day} 00:00:00', 1, 0,"
+                f" {offset}, {_ROW_VERSION_OF_EPOCH_1 - offset})"
             )
         client.command(
             "INSERT INTO usage_events (tenant_id, usage_type, source_service, source_entity_id, quantity, kind, corrects,"
