@@ -123,11 +123,11 @@ def put(unit: Unit, tenant_id: str, provider: str, found: Customer, seen: int) -
             index_elements=["tenant_id"],
             set_=values,
             where=(CUSTOMERS.c.seen < seen) & (CUSTOMERS.c.state != "deleted"),
-        )
+        ).returning(CUSTOMERS.c.tenant_id)
     )
     if provider == "stripe":
         _name_at_tenant(unit, tenant_id, found.id)
-    return bool(result.rowcount)
+    return result.first() is not None
 
 
 def mark_deleted(unit: Unit, provider: str, customer_id: str) -> bool:

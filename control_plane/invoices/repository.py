@@ -83,9 +83,9 @@ def put(unit: Unit, provider: str, tenant_id: str, found: Invoice, seen: int) ->
             index_elements=["provider", "invoice_id"],
             set_=values,
             where=(INVOICES.c.seen < seen) & (INVOICES.c.tenant_id == tenant_id),
-        )
+        ).returning(INVOICES.c.invoice_id)
     )
-    return bool(result.rowcount)
+    return result.first() is not None
 
 
 def page(

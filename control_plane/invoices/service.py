@@ -20,6 +20,7 @@ from control_plane.provider.port import Provider
 from control_plane.provider.refusing import refusal_of
 from control_plane.provider.values import InvoiceLine, InvoiceStatus
 from control_plane.refusals import Refusal, not_found
+from control_plane.subscriptions import repository as subscriptions
 from control_plane.unit import Actor, Unit, Units
 from store import audit
 
@@ -73,16 +74,16 @@ def generate(units: Units, provider: Provider, tenant_id: str, *, description: s
         if customer_rows.tenant(unit, tenant_id) is None:
             raise not_found("organization")
         customer_id = customer_rows.provider_id(unit, provider.name, tenant_id)
-        customer = customer_rows.customer(unit, tenant_id)
+        subscribed = subscriptions.of_tenant(unit, tenant_id)
     if customer_id is None:
         raise customers.no_customer(tenant_id)
-    if customer is None or customer.currency is None:
+    if not subscribed:
         raise Refusal(
             "precondition", "never_billed", "This organization was never billed: nothing is pending. Subscribe it first."
         )
     seen = observing.ticket(units, actor)
     try:
-        made = provider.generate_invoice(customer_id, customer.currency, description, key)
+        made = provider.generate_invoice(customer_id, subscribed[0].currency, description, key)
     except ProviderError as error:
         raise refusal_of(error) from error
     with units.begin(actor) as unit:

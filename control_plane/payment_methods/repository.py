@@ -46,9 +46,9 @@ def put(unit: Unit, provider: str, tenant_id: str, found: PaymentMethod, seen: i
             index_elements=["provider", "provider_method_id"],
             set_=values,
             where=(METHODS.c.seen < seen) & METHODS.c.attached & (METHODS.c.tenant_id == tenant_id),
-        )
+        ).returning(METHODS.c.provider_method_id)
     )
-    return bool(result.rowcount)
+    return result.first() is not None
 
 
 def detach(unit: Unit, provider: str, method_id: str) -> bool:

@@ -156,6 +156,6 @@ def put_part(unit: Unit, provider: str, subscription_id: str, found: Subscriptio
             index_elements=["provider", "provider_subscription_id"],
             set_=values,
             where=(PARTS.c.seen < seen) & (PARTS.c.status.not_in(OVER)),
-        )
+        ).returning(PARTS.c.provider_subscription_id)
     )
-    return bool(result.rowcount)
+    return result.first() is not None
