@@ -162,4 +162,4 @@ def _said(view: CustomerView) -> dict[str, str | None]:
 
 
 def _audit(unit: Unit, what: str, tenant_id: str, before: Any, after: Any) -> None:
-    unit.audit(audit.Entry(what, tenant_id, before, after))
+    unit.audit(audit.Entry(what, tenant_id, before, after, tenant_id))

@@ -88,7 +88,8 @@ def generate(units: Units, provider: Provider, tenant_id: str, *, description: s
         raise refusal_of(error) from error
     with units.begin(actor) as unit:
         converge(unit, provider.name, made, seen)
-        unit.audit(audit.Entry("invoice.generated", made.id, None, {"total": made.total, "currency": made.currency}))
+        said = {"total": made.total, "currency": made.currency}
+        unit.audit(audit.Entry("invoice.generated", made.id, None, said, tenant_id))
         row = repository.invoice(unit, made.id)
         assert row is not None, "it was put on record just now"
         return _view(row)

@@ -114,4 +114,4 @@ def _tenant_name(unit: Unit, tenant_id: str) -> str:
 
 
 def _audit(unit: Unit, what: str, tenant_id: str, method_id: str) -> None:
-    unit.audit(audit.Entry(what, tenant_id, None, {"id": method_id}))
+    unit.audit(audit.Entry(what, tenant_id, None, {"id": method_id}, tenant_id))

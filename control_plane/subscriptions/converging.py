@@ -45,7 +45,7 @@ def converge(unit: Unit, provider: str, found: Subscription, seen: int) -> bool:
     if before is None or before.status != contract.status or before.plan_id != contract.plan_id:
         was = None if before is None else {"status": before.status, "plan": before.plan_id}
         now = {"status": contract.status, "plan": contract.plan_id}
-        entry = audit.Entry("subscription.converged", subscription_id, was, now)
+        entry = audit.Entry("subscription.converged", subscription_id, was, now, tenant.tenant_id)
         unit.audit(entry)
     _govern(unit, tenant)
     return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +27,7 @@ from tests.fakes.tokens import ISSUER, ORIGIN, clerk_key, clerk_token, pem_of
 from tests.integration.selling import ACTOR, CARD, DECLINED, Shop, shop
 from tests.integration.serving import serving
 
+GUIDE = Path(__file__).parents[2] / "docs" / "subscriptions.md"
 BODY = {"plan_id": "studio", "billing_cycle": "monthly", "currency": "usd", "payment_method_id": CARD}
 
 
@@ -265,6 +269,19 @@ def test_invoices_are_a_mirror_and_a_preview_adds_up_the_usage_so_far(world: Wor
     assert generated.json()["data"]["total"] == 1234
     assert world.ask(billing, "POST", "/api/invoices", {"description": "Setting up"}, key).json() == generated.json()
     assert len(world.ask(member, "GET", "/api/invoices").json()["data"]) == 2
+
+
+def test_the_requests_of_the_guide_work_as_they_stand(world: World) -> None:
+    tenant_id = world.sold.tenant()
+    blocks = re.findall(r"^```http\n([A-Z]+) (\S+)\n(.*?)^```", GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 8
+    subscription = ""
+    for method, path, body in blocks:
+        path, body = (text.replace("ORG", tenant_id).replace("SUB", subscription) for text in (path, body))
+        answered = world.ask((tenant_id, "admin"), method, path, json.loads(body) if body.strip() else None)
+        assert answered.status_code in (200, 201), (method, path, answered.text)
+        if (method, path) == ("POST", "/api/subscriptions"):
+            subscription = answered.json()["data"]["id"]
 
 
 def test_a_check_of_the_other_server_sees_a_change_within_a_second(world: World) -> None:
