@@ -8,7 +8,7 @@ from metering.periods import Period
 
 
 class MirroredInvoices:
-    """Reads the table `invoices`. The invoice of a period is the one whose own period ends with it: usage is billed afterwards."""
+    """Reads the table `invoices`. The invoice of a period is the one whose period ends with it: usage is billed afterwards."""
 
     def of_period(self, unit: Unit, tenant_id: str, period: Period) -> tuple[InvoiceStatus, str | None]:
         """See steps.Invoices. A subscription of its own, such as a yearly one, may end a period on the same day: all are

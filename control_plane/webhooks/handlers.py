@@ -9,8 +9,8 @@ from typing import Final
 
 from control_plane.customers import converging as customers
 from control_plane.invoices import converging as invoices
-from control_plane.payment_methods import converging as payment_methods
 from control_plane.parts import Parts
+from control_plane.payment_methods import converging as payment_methods
 from control_plane.promo_codes import service as promo_codes
 from control_plane.provider.errors import NotFound
 from control_plane.provider.observing import ticket
