@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "aggregate": ("aggregate", "Count range deltas into Postgres."),
     "alerts": ("alerts", "Threshold alerts: list them, tell of them again."),
     "consume": ("consume", "Admit each event once, from Kafka into ClickHouse."),
+    "credits": ("credits", "Credits of users: show an account and its ledger, allow one to owe."),
     "demo": ("demo", "Run the whole path on real parts, kill things on the way, and prove the numbers."),
     "doctor": ("doctor", "Check every connection and setting; each failure with its remedy."),
     "down": ("down", "Stop what `up` started on the data folder."),

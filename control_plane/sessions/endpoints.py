@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from control_plane.credits.tokens import tokens_of
 from control_plane.http.calls import Call, Here
 from control_plane.http.envelope import Answer, Listed, Success, listed, success
 from control_plane.http.paging import Cursor, Limit, after_cursor, cursor_of
@@ -22,7 +23,6 @@ from control_plane.sessions.schemas import (
     SessionShown,
     outcome_shown,
     shown,
-    tokens_of,
 )
 from metering.rates import Tokens
 from metering.sessions import Ended, SessionState

@@ -6,15 +6,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
+from control_plane.credits.tokens import TokensGiven
 from control_plane.sessions.repository import Row
 from control_plane.sessions.service import Outcome
 from metering.rates import Tokens
 from store.holds import decimal_of
 
-TOKENS_MAX: Final = 10**9
-"""Of one count: beyond any stream that there is."""
 TTL_MAX_S: Final = 3_600
 NAME_BYTES_MAX: Final = 256
 
@@ -30,32 +29,6 @@ class _Body(BaseModel):
 
 
 Name = Annotated[str, AfterValidator(_name)]
-Count = Annotated[StrictInt, Field(ge=0, le=TOKENS_MAX)]
-
-
-class TokenCounts(_Body):
-    """Tokens by kind, each counted once."""
-
-    input: Count = 0
-    output: Count = 0
-    cached: Count = 0
-
-
-def _no_other(value: object) -> object:
-    # Bodies are read with attributes, too: any other object would pass for one that leaves every count out.
-    if isinstance(value, bool) or not isinstance(value, int | dict | TokenCounts):
-        raise ValueError("want a whole number of tokens, or {input, output, cached}")
-    return value
-
-
-TokensGiven = Annotated[
-    Count | TokenCounts, BeforeValidator(_no_other), Field(description="A number of output tokens, or {input, output, cached}.")
-]
-
-
-def tokens_of(given: int | TokenCounts) -> Tokens:
-    """What is meant: a plain number is of output."""
-    return Tokens(output=given) if isinstance(given, int) else Tokens(given.input, given.output, given.cached)
 
 
 class InitializeBody(_Body):

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from control_plane.credits import expiring
 from meterline_schemas.types import Micros
 from runtime.postgres import connect, conninfo
 from runtime.settings import Settings
@@ -324,6 +325,34 @@ def test_whatever_was_tampered_with_is_found(
     connection.rollback()
 
 
+def test_the_job_leaves_accounts_that_are_locked_to_another_turn(
+    migrated: Settings, connection: psycopg.Connection[Any], owner: Owner
+) -> None:
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    give(connection, owner, 5, expires_in=timedelta(hours=1), at=row[0] - timedelta(hours=1))
+
+    def expired() -> object:
+        found = connection.execute(
+            "SELECT count(*) FROM credit_operations o JOIN credit_accounts a USING (account_id)"
+            " WHERE a.user_id = %s AND o.kind = 'expire'",
+            (owner.user_id,),
+        ).fetchone()
+        connection.rollback()
+        return found
+
+    with connect(migrated) as other, connect(migrated, autocommit=True) as job:
+        other.execute("SELECT FROM credit_accounts WHERE user_id = %s FOR UPDATE", (owner.user_id,))
+        expiring.turn(job)
+        assert expired() == (0,)
+        other.rollback()
+        expiring.turn(job)
+        assert expired() == (1,)
+        expiring.turn(job)
+    assert expired() == (1,)
+    adds_up(connection)
+
+
 SPENDING_S = float(os.environ.get("METERLINE_TEST_SPENDING_S", "3"))
 """A minute is what the promise says; the suite takes a part of it."""
 
@@ -389,6 +418,7 @@ def test_fifty_clients_spend_one_balance_and_it_is_never_negative_and_the_sum_of
 
 SPENDER = """
 import os, random, sys, uuid
+from control_plane.credits import expiring
 from meterline_schemas.types import Micros
 from runtime.postgres import connect
 from runtime.settings import load_settings
