@@ -14,12 +14,13 @@ from billing_exporter.gateway import Account, Gateway, GatewayAway, GatewayError
 from billing_exporter.invoices import look
 from billing_exporter.ledger import Row
 from billing_exporter.planning import Line, Unmapped
-from billing_exporter.reconciling import reconcile
+from billing_exporter.reconciling import READ_STATES, reconcile
 from billing_exporter.sending import Clock, Sender, Tally, utc_now
 from billing_exporter.truth import OpenTotals
 from metering.export_states import State
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
+from store import reconcile_requests
 
 PATIENCE_S = 30.0
 """How long a run waits for rows that Stripe asked to repeat."""
@@ -97,7 +98,12 @@ def run(
     sender, tally = sender_of(account), Tally()
     try:
         progress("settling what has no clear end", 0, 0)
-        reconcile(settings, gateway, account, states=("ambiguous",), now=now)
+        with ledger.connect(settings) as connection:
+            # Stripe told of meter events that it could not use: then everything is compared, not the unclear alone.
+            asked = reconcile_requests.waiting(connection)
+        reconcile(settings, gateway, account, states=READ_STATES if asked else ("ambiguous",), now=now)
+        with ledger.connect(settings) as connection:
+            reconcile_requests.served(connection, asked)
         # what an earlier run began comes first: while it has no answer, nothing newer can be planned for its pair
         sender.drain(tally, 0, ledger.BEGUN)
         progress("reading final invoices", 0, 0)

@@ -196,3 +196,15 @@ def test_setup_adopts_what_is_there_and_names_what_it_cannot_put_right(world: Wo
 def test_setup_refuses_a_live_key(world: World) -> None:
     with pytest.raises(MeterlineExit, match="repeat with --live"):
         ensure_meters_and_customers(world.settings, FakeGateway(livemode=True))
+
+
+def test_a_run_that_was_asked_to_compare_compares_everything_and_takes_the_request_out(world: World) -> None:
+    world.count("a", "CALL", "2026-11-03", "1.5")
+    assert world.run().ok
+    assert world.sql("SELECT state FROM export_ledger") == [("accepted",)]
+    assert world.run().ok
+    assert world.sql("SELECT state FROM export_ledger") == [("accepted",)]
+    world.sql("INSERT INTO reconcile_requests (reason) VALUES ('meter events that Stripe could not use')")
+    assert world.run().ok
+    assert world.sql("SELECT state FROM export_ledger") == [("confirmed",)]
+    assert world.sql("SELECT id FROM reconcile_requests") == []
