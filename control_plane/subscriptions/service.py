@@ -68,7 +68,7 @@ def create(units: Units, provider: Provider, tenant_id: str, order: CreateOrder,
         wanted = Wanted(
             parts=parts_of(order.billing_cycle, found.base, order.quantity, found.overage, order.items),
             currency=currency,
-            anchor_day=tenant.anchor_day,
+            anchor_day=_anchor_day(provider, tenant),
             trial_end=trial_end,
             payment_method_id=order.payment_method_id,
             promotion_code_id=None if redeemed is None else redeemed.provider_code_id,
@@ -184,6 +184,11 @@ def _through(units: Units, provider: Provider, operation: Operation, actor: Acto
         return view_of(row)
 
 
+def _anchor_day(provider: Provider, tenant: Row[Any]) -> int | None:
+    """The day on which periods are to start; None where the provider has days of its own."""
+    return int(tenant.anchor_day) if "anchor" in provider.capabilities else None
+
+
 def _redeemed(
     unit: Unit, tenant_id: str, code: str | None, plan_id: str | None, currency: str, subscription_id: str
 ) -> Redeemed | None:
@@ -210,7 +215,7 @@ def _wanted(unit: Unit, provider: Provider, account: str, row: Row[Any], order: 
     return Wanted(
         parts=parts_of(cycle, found.base, row.quantity if order.quantity is None else order.quantity, found.overage, addons),
         currency=row.currency,
-        anchor_day=tenant.anchor_day,
+        anchor_day=_anchor_day(provider, tenant),
         trial_end=order.trial_end,
         end_trial=order.end_trial,
         payment_method_id=order.payment_method_id,
