@@ -21,6 +21,7 @@ from cli.output import print_json, print_table, who
 from cli.stores import clickhouse_client
 from control_plane.plans import simulation, terms
 from metering import periods
+from metering.currencies import to_major
 from runtime import postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import load_settings
@@ -89,6 +90,13 @@ def show(as_json: bool) -> None:
             )
             limits.add_row(escape(plan_id), escape(usage_type), shown["limit"] or "unlimited", beyond, limit.period)
     console.print(limits)
+    prices = Table("plan", "currency", "monthly", "yearly")
+    for plan_id, plan in standing.plans.items():
+        for currency, price in plan.prices.items():
+            shown_prices = ("" if one is None else str(to_major(one, currency)) for one in (price.monthly, price.yearly))
+            prices.add_row(escape(plan_id), currency, *shown_prices)
+    if prices.row_count:
+        console.print(prices)
     types = Table("usage type", "unit", "feature", "meter")
     for usage_type, definition in standing.usage_types.items():
         types.add_row(*(escape(text or "") for text in (usage_type, definition.unit, definition.feature, definition.meter)))

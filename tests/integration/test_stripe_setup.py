@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
 from billing_exporter import price_setup
-from billing_exporter.gateway import GatewayAway
+from billing_exporter.gateway import GatewayAway, MeterEvent
 from billing_exporter.setup import plan_setup
 from billing_exporter.stripe_gateway import StripeGateway
+from metering.export_states import Delivered
 from runtime import postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings
@@ -145,17 +146,26 @@ def test_a_tenants_own_limit_is_billed_by_a_price_of_its_own_and_a_hard_one_by_n
         billed("b", "jpy")
 
 
-def test_stripe_bills_the_overage_alone(
+def test_stripe_bills_the_overage_alone_and_exactly(
     connection: psycopg.Connection[Any], gateway: StripeGateway, server: LocalStripeServer
 ) -> None:
     put_right(connection, gateway)
-    (deep, _) = stripe_prices.overage_prices(connection, gateway.account().id, False, "studio", "a", "usd")
-    tiers = server.client().v1.prices.retrieve(deep.price_id, {"expand": ["tiers"]}).tiers
-    assert tiers is not None
-    assert [(tier.up_to, Decimal(str(tier.unit_amount_decimal))) for tier in tiers] == [
-        (2_000_000_000, 0),
-        (None, Decimal("0.000004")),
-    ]
+    customer, client = gateway.create_customer("billed", "").id, server.client()
+    prices = stripe_prices.overage_prices(connection, gateway.account().id, False, "studio", "a", "usd")
+    subscription = client.v1.subscriptions.create(
+        {"customer": customer, "items": [{"price": price.price_id} for price in prices], "collection_method": "send_invoice",
+         "days_until_due": 30}
+    )  # fmt: skip
+
+    def owed(number: int, deep: int) -> int:
+        at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=number)
+        assert gateway.send(MeterEvent("deep", customer, f"{customer}-{number}", deep, at)) == Delivered()
+        return client.v1.invoices.create_preview({"subscription": subscription.id}).total
+
+    # 2,000 looks are included; each beyond costs four cents, and a quarter of one costs one.
+    assert owed(1, 2_000 * 1_000_000) == 0
+    assert owed(2, 2_500 * 1_000_000) == 500 * 4
+    assert owed(3, 2_500_250_000) == 500 * 4 + 1
 
 
 def test_other_terms_are_a_new_price_and_the_old_one_is_offered_no_more(
