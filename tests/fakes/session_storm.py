@@ -61,6 +61,7 @@ class Line:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.url = ""
+        self.client = httpx.Client(timeout=ANSWER_WITHIN_S, limits=httpx.Limits(max_connections=100))
         self.up()
 
     def up(self) -> None:
@@ -87,6 +88,7 @@ class Line:
         self._reader.join(10)
 
     def down(self) -> None:
+        self.client.close()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
         self._reader.join(10)
@@ -147,9 +149,8 @@ def _ask(line: Line, seen: Storm, lock: threading.Lock, owner: Owner, method: st
     while True:
         assert time.monotonic() < deadline, "no answer"
         try:
-            with httpx.Client(base_url=line.url, timeout=ANSWER_WITHIN_S) as client:
-                headers = {"Authorization": f"Bearer {token}"}
-                answer = client.request(method, f"{ENDPOINT}/{path}", json=body, headers=headers)
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = line.client.request(method, f"{line.url}{ENDPOINT}/{path}", json=body, headers=headers)
         except httpx.TransportError:
             with lock:
                 seen.repeated += 1
