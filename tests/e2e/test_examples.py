@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -47,11 +48,21 @@ def on_a_socket(app: FastAPI) -> Iterator[str]:
     server = threading.Thread(target=lambda: asyncio.run(answer(app, listener, stop, 5.0)))
     server.start()
     try:
+        # Bound already; it listens once the application has started.
+        wait_until("it listens", lambda: _accepts(listener.getsockname()))
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         stop.set()
         server.join(10)
         listener.close()
+
+
+def _accepts(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 class Place:
@@ -149,9 +160,14 @@ def test_a_proxy_that_dies_leaves_a_session_that_the_sweeper_ends_as_its_heartbe
         told = events_of(answered.iter_lines())
         next(told)
         wait_until("a heartbeat has told of some", lambda: place.sessions(ada)[0][4][1] > 0)
-        # The sweeper comes first: as if the proxy had been silent for the session's time.
-        let_expire(place.settings, place.sessions(ada)[0][3])
-        sweep_all(place.settings)
+
+        def swept() -> bool:
+            # As if the proxy had been silent for the session's time; its next heartbeat may come between the two.
+            let_expire(place.settings, place.sessions(ada)[0][3])
+            sweep_all(place.settings)
+            return bool(place.sessions(ada)[0][0] == "expired")
+
+        wait_until("the sweeper has come before a heartbeat", swept)
         ((state, used, charged, _, _),) = place.sessions(ada)
         assert (state, charged) == ("expired", Decimal(used[0]) / 1_000 + Decimal(used[1]) * 3 / 1_000)
     wait_until("the late end is charged too", lambda: place.sessions(ada)[0][0] == "aborted")
