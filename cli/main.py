@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("restore", "Go on after a restored backup, or after the loss of a store."),
     "rules": ("rules", "The rules that decide what an event is: which are in force, and the next ones."),
     "secrets": ("secrets", "Secrets of services: make, list, retire, revoke."),
-    "serve": ("serve", "Serve HTTP: the entitlement endpoint, the control plane, or both in one process."),
+    "serve": ("serve", "Serve the entitlement endpoint, the control plane, its gRPC services, or all of them in one process."),
     "stripe": ("stripe", "Customers, products, meters and prices at Stripe, made from the catalog."),
     "topics": ("topics", "The topics: create them, compare them with their declarations, change their partitions."),
     "webhooks": ("webhooks", "Webhooks of Stripe, Clerk and Lago: list what came in, work on it again."),

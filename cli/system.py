@@ -7,6 +7,7 @@ them, so they end with this process, however it ends.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -42,7 +43,7 @@ _DECIDED = (
         "postgres_url",
     ),
     *("postgres_ca_file", "stripe_secret_key", "stripe_api_base", "data_dir", "spool_dir", "http_host", "http_port"),
-    *("metrics_port", "consumer_instance", "aggregator_instance"),
+    *("metrics_port", "consumer_instance", "aggregator_instance", "grpc_account_port", "grpc_payment_port"),
 )
 """Settings, or beginnings of their names, that say where something is."""
 
@@ -96,6 +97,7 @@ class LocalSystem:
         self._stack = EmbeddedStack(self.data_dir, log=say, servers=servers, durable=durable)
         self._server_restarts = ServerRestarts(self._stack, say)
         self._stages: dict[str, Stage] = {}
+        self._grpc_ports: dict[str, int] = {}
         self.addresses = StackAddresses()
         self.environment: dict[str, str] = {}
         self.service_secret = ""
@@ -180,8 +182,10 @@ class LocalSystem:
         self.stop()
         for folder in ("logs", "spool", "aggregator"):
             shutil.rmtree(self.data_dir / folder, ignore_errors=True)
-        for file in ("service_secret", "http_port", "api_port", "stack.json", "env"):
+        for file in ("service_secret", "secret_encrypt_key", "stack.json", "env"):
             (self.data_dir / file).unlink(missing_ok=True)
+        for file in self.data_dir.glob("*_port"):
+            file.unlink(missing_ok=True)
         self._stack.forget()
 
     def as_json(self) -> dict[str, Any]:
@@ -197,6 +201,7 @@ class LocalSystem:
             "postgres": settings.postgres_url.get_secret_value(),
             "http": self.http(),
             "api": self.http("control-plane"),
+            "grpc": {name: f"127.0.0.1:{port}" for name, port in self._grpc_ports.items()},
             "stripe": self.addresses.stripe,
             "stripe_key": self.addresses.stripe_key,
             "service_secret": self.service_secret,
@@ -228,7 +233,7 @@ class LocalSystem:
         addresses = self.addresses
         reader = urlsplit(addresses.clickhouse_readonly)
         return (
-            {"METERLINE_KAFKA_URL": addresses.kafka}
+            {"METERLINE_KAFKA_URL": addresses.kafka, "METERLINE_SECRET_ENCRYPT_KEY": self._remembered_encrypt_key()}
             | self._kept()
             | {
                 "METERLINE_CLICKHOUSE_URL": addresses.clickhouse.rstrip("/") + f"/{CLICKHOUSE_DATABASE}",
@@ -248,7 +253,9 @@ class LocalSystem:
         me = [sys.executable, "-m", "cli"]
         http_port = self._http_port or self._remembered_port("http_port")
         api_port = self._remembered_port("api_port")
-        consumer_port, aggregator_port, export_port = free_port(), free_port(), free_port()
+        consumer_port, aggregator_port, export_port, grpc_port = (free_port() for _ in range(4))
+        self._grpc_ports = {name: self._remembered_port(f"grpc_{name}_port") for name in ("account", "payment")}
+        grpc_ports = {f"METERLINE_GRPC_{name.upper()}_PORT": str(port) for name, port in self._grpc_ports.items()}
         return [
             Stage(
                 "consumer",
@@ -267,10 +274,19 @@ class LocalSystem:
             Stage("entitlements", [*me, "serve", "entitlements"], {"METERLINE_HTTP_PORT": str(http_port)}, http_port, "/ready"),
             Stage("control-plane", [*me, "serve", "control-plane"], {"METERLINE_HTTP_PORT": str(api_port)}, api_port, "/ready"),
             Stage("exporter", [*me, "export", "schedule"], {"METERLINE_METRICS_PORT": str(export_port)}, export_port, "/ready"),
+            Stage("grpc", [*me, "serve", "grpc"], {"METERLINE_METRICS_PORT": str(grpc_port), **grpc_ports}, grpc_port, "/ready"),
         ]
 
+    def _remembered_encrypt_key(self) -> str:
+        """The secret behind the API keys of this data folder: without it they would not be found again."""
+        file = self.data_dir / "secret_encrypt_key"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_hex(32), "ascii")
+        return file.read_text("ascii").strip()
+
     def _remembered_port(self, name: str) -> int:
-        """The HTTP port of last time where it is free, so that a saved address goes on working; else another one."""
+        """The port of last time where it is free, so that a saved address goes on working; else another one."""
         file = self.data_dir / name
         try:
             port = int(file.read_text("ascii"))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from control_plane.accounts import finishing
 from control_plane.billing import loop as billing
 from control_plane.credits import expiring
 from control_plane.parts import Parts
@@ -23,6 +24,7 @@ Loop = Callable[[Parts, threading.Event], None]
 WEBHOOK_WORKERS: Final = 3
 
 LOOPS: Final[dict[str, Loop]] = {
+    "accounts": finishing.run,
     "billing": billing.run,
     "credit-expiry": expiring.run,
     "session-sweeper": sweep_sessions,

@@ -135,6 +135,17 @@ class Settings(BaseModel):
     )
     cors_origin: str = _setting("HTTP", "", "Origins a browser may call from, separated by commas; empty: none.", "CORS_ORIGIN")
 
+    # gRPC
+    grpc_account_port: int = _setting("gRPC", 50_053, "Port of AccountService; 0: a free one.", ge=0, le=65_535)
+    grpc_payment_port: int = _setting("gRPC", 50_052, "Port of PaymentService; 0: a free one.", ge=0, le=65_535)
+    grpc_tls_certificate_file: Path | None = _setting(
+        "gRPC", None, "PEM file of the servers' certificate chain; without one calls come in plain text."
+    )
+    grpc_tls_key_file: Path | None = _setting("gRPC", None, "PEM file of its private key.")
+    grpc_tls_client_ca_file: Path | None = _setting(
+        "gRPC", None, "PEM file of the authority that client certificates must come from; empty: clients need none."
+    )
+
     # Access
     jwt_access_secret: SecretStr | None = _setting(
         "Access", None, "Secret shared with the authentication service, for user tokens (HS256).", "JWT_ACCESS_SECRET"
@@ -156,7 +167,7 @@ class Settings(BaseModel):
     secret_encrypt_key: SecretStr | None = _setting(
         "Access",
         None,
-        "Secret behind API keys; several, separated by commas, the newest first, to rotate it.",
+        "Secret behind API keys; several, separated by commas, the newest first, to rotate it: see `keys rotate`.",
         "SECRET_ENCRYPT_KEY",
     )
     rate_limit_user_per_s: float = _setting("Access", 50.0, "Requests a second of one user; 0: no limit.", ge=0, le=1e6)

@@ -6,17 +6,18 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     from runtime.life import Stop
+    from runtime.settings import Settings
 
-ROLES: Final = ("entitlements", "control-plane")
+ROLES: Final = ("entitlements", "control-plane", "grpc")
 
 
-@click.command(help="Serve HTTP: the entitlement endpoint, the control plane, or both in one process.")
+@click.command(help="Serve the entitlement endpoint, the control plane, its gRPC services, or all of them in one process.")
 @click.argument("role", type=click.Choice(ROLES), required=False)
 @click.option("--host", help="Address to listen on; METERLINE_HTTP_HOST by default.")
 @click.option(
@@ -45,9 +46,20 @@ def _runs(role: str) -> Callable[..., None]:
         from control_plane.http import server as control_plane
 
         return control_plane.run
+    if role == "grpc":
+        from control_plane.grpc import server as grpc
+
+        return partial(_without_port, grpc.run)
     from entitlements import server as entitlements
 
     return entitlements.run
+
+
+def _without_port(run: Callable[..., None], settings: Settings, stop: Stop, *, port: int | None = None, **how: Any) -> None:
+    """gRPC serves two ports, which have settings of their own."""
+    if port is not None:
+        raise click.UsageError("gRPC serves two ports: set METERLINE_GRPC_ACCOUNT_PORT and METERLINE_GRPC_PAYMENT_PORT.")
+    run(settings, stop, **how)
 
 
 def _together(serving: list[Callable[[], None]], stop: Stop) -> None:

@@ -21,7 +21,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EMAIL: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}")
 _CURRENCY: Final = re.compile(r"[a-z]{3}")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_QUANTITY: Final = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,6})?")
+_QUANTITY: Final = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?")
 
 
 class Fields:
@@ -82,7 +82,7 @@ class Fields:
     def quantity(self, field: str) -> Decimal:
         value = str(getattr(self._request, field))
         if not _QUANTITY.fullmatch(value):
-            self.wrong(field, "want a decimal number of at most 18 digits and 6 decimals, such as 1.5")
+            self.wrong(field, "want a decimal number of at most 12 digits and 6 decimals, such as 1.5")
             return Decimal(0)
         return Decimal(value)
 

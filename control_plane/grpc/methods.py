@@ -45,7 +45,7 @@ Context = Any
 
 
 class Methods:
-    """The methods of one service. One that says not who may call it cannot be added, and none may be missing."""
+    """The methods of one service. One that says not who may call it cannot be added; one that is missing is UNIMPLEMENTED."""
 
     def __init__(self, service: ServiceDescriptor) -> None:
         self.service = service
@@ -69,8 +69,6 @@ class Methods:
 
     def handler(self, door: Door) -> grpc.GenericRpcHandler:
         """What a server serves."""
-        missing = set(self.service.methods_by_name) - set(self._acts)
-        assert not missing, f"{self.service.full_name}: nothing answers {', '.join(sorted(missing))}"
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 door.behind(method, *self._acts[name]),
@@ -78,6 +76,7 @@ class Methods:
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
             for name, method in self.service.methods_by_name.items()
+            if name in self._acts
         }
         return grpc.method_handlers_generic_handler(self.service.full_name, handlers)
 
@@ -114,7 +113,7 @@ class Door:
                         refused = Answer(grpc.StatusCode.INTERNAL, "internal", told, request_id)
                 else:
                     _note(name, grpc.StatusCode.OK, started)
-                    await context.send_initial_metadata((("x-request-id", request_id),))
+                    context.set_trailing_metadata((("x-request-id", request_id),))
                     return result
                 logger.info("call refused", extra={"method": name, "code": refused.reason})
                 _note(name, refused.code, started)

@@ -147,8 +147,16 @@ class ListCustomersResponse(_message.Message):
     next_page_token: str
     def __init__(self, customers: _Optional[_Iterable[_Union[Customer, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class SubscriptionItem(_message.Message):
+    __slots__ = ("price_id", "quantity")
+    PRICE_ID_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    price_id: str
+    quantity: int
+    def __init__(self, price_id: _Optional[str] = ..., quantity: _Optional[int] = ...) -> None: ...
+
 class Subscription(_message.Message):
-    __slots__ = ("subscription_id", "customer_id", "plan_id", "billing_cycle", "status", "currency", "quantity", "current_period_start", "current_period_end", "cancel_at_period_end", "canceled_time", "ended_time", "trial_end_time", "create_time")
+    __slots__ = ("subscription_id", "customer_id", "plan_id", "billing_cycle", "status", "currency", "quantity", "current_period_start", "current_period_end", "cancel_at_period_end", "canceled_time", "ended_time", "trial_end_time", "create_time", "payment_method_id", "items", "update_time")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +171,9 @@ class Subscription(_message.Message):
     ENDED_TIME_FIELD_NUMBER: _ClassVar[int]
     TRIAL_END_TIME_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PAYMENT_METHOD_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     subscription_id: str
     customer_id: str
     plan_id: str
@@ -177,10 +188,23 @@ class Subscription(_message.Message):
     ended_time: _timestamp_pb2.Timestamp
     trial_end_time: _timestamp_pb2.Timestamp
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, subscription_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., billing_cycle: _Optional[_Union[BillingCycle, str]] = ..., status: _Optional[_Union[SubscriptionStatus, str]] = ..., currency: _Optional[str] = ..., quantity: _Optional[int] = ..., current_period_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current_period_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_at_period_end: _Optional[bool] = ..., canceled_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    payment_method_id: str
+    items: _containers.RepeatedCompositeFieldContainer[SubscriptionItem]
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, subscription_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., billing_cycle: _Optional[_Union[BillingCycle, str]] = ..., status: _Optional[_Union[SubscriptionStatus, str]] = ..., currency: _Optional[str] = ..., quantity: _Optional[int] = ..., current_period_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current_period_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_at_period_end: _Optional[bool] = ..., canceled_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., payment_method_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[SubscriptionItem, _Mapping]]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SubscriptionPreview(_message.Message):
+    __slots__ = ("currency", "total", "proration")
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PRORATION_FIELD_NUMBER: _ClassVar[int]
+    currency: str
+    total: int
+    proration: int
+    def __init__(self, currency: _Optional[str] = ..., total: _Optional[int] = ..., proration: _Optional[int] = ...) -> None: ...
 
 class CreateSubscriptionRequest(_message.Message):
-    __slots__ = ("customer_id", "plan_id", "billing_cycle", "currency", "quantity", "payment_method_id", "promo_code", "trial_days")
+    __slots__ = ("customer_id", "plan_id", "billing_cycle", "currency", "quantity", "payment_method_id", "promo_code", "trial_days", "items")
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     BILLING_CYCLE_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +213,7 @@ class CreateSubscriptionRequest(_message.Message):
     PAYMENT_METHOD_ID_FIELD_NUMBER: _ClassVar[int]
     PROMO_CODE_FIELD_NUMBER: _ClassVar[int]
     TRIAL_DAYS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     customer_id: str
     plan_id: str
     billing_cycle: BillingCycle
@@ -197,7 +222,8 @@ class CreateSubscriptionRequest(_message.Message):
     payment_method_id: str
     promo_code: str
     trial_days: int
-    def __init__(self, customer_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., billing_cycle: _Optional[_Union[BillingCycle, str]] = ..., currency: _Optional[str] = ..., quantity: _Optional[int] = ..., payment_method_id: _Optional[str] = ..., promo_code: _Optional[str] = ..., trial_days: _Optional[int] = ...) -> None: ...
+    items: _containers.RepeatedCompositeFieldContainer[SubscriptionItem]
+    def __init__(self, customer_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., billing_cycle: _Optional[_Union[BillingCycle, str]] = ..., currency: _Optional[str] = ..., quantity: _Optional[int] = ..., payment_method_id: _Optional[str] = ..., promo_code: _Optional[str] = ..., trial_days: _Optional[int] = ..., items: _Optional[_Iterable[_Union[SubscriptionItem, _Mapping]]] = ...) -> None: ...
 
 class CreateSubscriptionResponse(_message.Message):
     __slots__ = ("subscription",)
@@ -222,16 +248,18 @@ class UpdateSubscriptionResponse(_message.Message):
     SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FIELD_NUMBER: _ClassVar[int]
     subscription: Subscription
-    preview: Invoice
-    def __init__(self, subscription: _Optional[_Union[Subscription, _Mapping]] = ..., preview: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
+    preview: SubscriptionPreview
+    def __init__(self, subscription: _Optional[_Union[Subscription, _Mapping]] = ..., preview: _Optional[_Union[SubscriptionPreview, _Mapping]] = ...) -> None: ...
 
 class CancelSubscriptionRequest(_message.Message):
-    __slots__ = ("subscription_id", "at_period_end")
+    __slots__ = ("subscription_id", "at_period_end", "prorate")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     AT_PERIOD_END_FIELD_NUMBER: _ClassVar[int]
+    PRORATE_FIELD_NUMBER: _ClassVar[int]
     subscription_id: str
     at_period_end: bool
-    def __init__(self, subscription_id: _Optional[str] = ..., at_period_end: _Optional[bool] = ...) -> None: ...
+    prorate: bool
+    def __init__(self, subscription_id: _Optional[str] = ..., at_period_end: _Optional[bool] = ..., prorate: _Optional[bool] = ...) -> None: ...
 
 class CancelSubscriptionResponse(_message.Message):
     __slots__ = ("subscription",)
@@ -333,10 +361,9 @@ class InvoiceLine(_message.Message):
     def __init__(self, description: _Optional[str] = ..., amount: _Optional[int] = ..., quantity: _Optional[str] = ..., period_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("invoice_id", "customer_id", "subscription_id", "status", "number", "currency", "subtotal", "discount", "tax", "total", "amount_due", "amount_paid", "period_start", "period_end", "create_time", "paid_time", "lines")
+    __slots__ = ("invoice_id", "customer_id", "status", "number", "currency", "subtotal", "discount", "tax", "total", "amount_due", "amount_paid", "period_start", "period_end", "create_time", "paid_time", "lines")
     INVOICE_ID_FIELD_NUMBER: _ClassVar[int]
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
-    SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_FIELD_NUMBER: _ClassVar[int]
@@ -353,7 +380,6 @@ class Invoice(_message.Message):
     LINES_FIELD_NUMBER: _ClassVar[int]
     invoice_id: str
     customer_id: str
-    subscription_id: str
     status: InvoiceStatus
     number: str
     currency: str
@@ -368,17 +394,15 @@ class Invoice(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     paid_time: _timestamp_pb2.Timestamp
     lines: _containers.RepeatedCompositeFieldContainer[InvoiceLine]
-    def __init__(self, invoice_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., status: _Optional[_Union[InvoiceStatus, str]] = ..., number: _Optional[str] = ..., currency: _Optional[str] = ..., subtotal: _Optional[int] = ..., discount: _Optional[int] = ..., tax: _Optional[int] = ..., total: _Optional[int] = ..., amount_due: _Optional[int] = ..., amount_paid: _Optional[int] = ..., period_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., paid_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ...) -> None: ...
+    def __init__(self, invoice_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., status: _Optional[_Union[InvoiceStatus, str]] = ..., number: _Optional[str] = ..., currency: _Optional[str] = ..., subtotal: _Optional[int] = ..., discount: _Optional[int] = ..., tax: _Optional[int] = ..., total: _Optional[int] = ..., amount_due: _Optional[int] = ..., amount_paid: _Optional[int] = ..., period_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., paid_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ...) -> None: ...
 
 class GenerateInvoiceRequest(_message.Message):
-    __slots__ = ("customer_id", "currency", "description")
+    __slots__ = ("customer_id", "description")
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
-    CURRENCY_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     customer_id: str
-    currency: str
     description: str
-    def __init__(self, customer_id: _Optional[str] = ..., currency: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
+    def __init__(self, customer_id: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
 class GenerateInvoiceResponse(_message.Message):
     __slots__ = ("invoice",)
@@ -399,18 +423,16 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class ListInvoicesRequest(_message.Message):
-    __slots__ = ("customer_id", "subscription_id", "status", "page_size", "page_token")
+    __slots__ = ("customer_id", "status", "page_size", "page_token")
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
-    SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     customer_id: str
-    subscription_id: str
     status: InvoiceStatus
     page_size: int
     page_token: str
-    def __init__(self, customer_id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., status: _Optional[_Union[InvoiceStatus, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, customer_id: _Optional[str] = ..., status: _Optional[_Union[InvoiceStatus, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListInvoicesResponse(_message.Message):
     __slots__ = ("invoices", "next_page_token")
@@ -421,24 +443,20 @@ class ListInvoicesResponse(_message.Message):
     def __init__(self, invoices: _Optional[_Iterable[_Union[Invoice, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class PaymentMethod(_message.Message):
-    __slots__ = ("payment_method_id", "customer_id", "kind", "brand", "last4", "expire_month", "expire_year", "is_default")
+    __slots__ = ("payment_method_id", "customer_id", "kind", "last4", "is_default", "create_time")
     PAYMENT_METHOD_ID_FIELD_NUMBER: _ClassVar[int]
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
-    BRAND_FIELD_NUMBER: _ClassVar[int]
     LAST4_FIELD_NUMBER: _ClassVar[int]
-    EXPIRE_MONTH_FIELD_NUMBER: _ClassVar[int]
-    EXPIRE_YEAR_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     payment_method_id: str
     customer_id: str
     kind: str
-    brand: str
     last4: str
-    expire_month: int
-    expire_year: int
     is_default: bool
-    def __init__(self, payment_method_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., kind: _Optional[str] = ..., brand: _Optional[str] = ..., last4: _Optional[str] = ..., expire_month: _Optional[int] = ..., expire_year: _Optional[int] = ..., is_default: _Optional[bool] = ...) -> None: ...
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, payment_method_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., kind: _Optional[str] = ..., last4: _Optional[str] = ..., is_default: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class AddPaymentMethodRequest(_message.Message):
     __slots__ = ("customer_id", "payment_method_id", "set_default")

@@ -157,7 +157,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSubscription(self, request, context):
-        """Changes what update_mask names: plan_id, billing_cycle, quantity; or shows what it would cost, with preview_only.
+        """Changes what update_mask names: plan_id, billing_cycle, quantity, items, payment_method_id, trial_end_time; or shows what
+        that would cost, with preview_only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
