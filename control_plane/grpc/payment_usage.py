@@ -18,7 +18,6 @@ METADATA_MAX: Final = 50
 METADATA_CHARACTERS_MAX: Final = 500
 
 
-
 @METHODS.rpc(ORGANIZATIONS)
 def record_usage(call: RpcCall, request: pb.RecordUsageRequest) -> pb.RecordUsageResponse:
     fields = Fields(request)

@@ -19,6 +19,7 @@ from store import service_secrets
 from store.api_keys import issue
 from tests.e2e.seed_operations import seed
 from tests.fakes.grpc_process import GrpcProcess, customers_of, grpc_process, key_of, refused, secret_of
+from tests.fakes.webhook_senders import stripe_header
 from tests.integration.selling import CARD, DECLINED, Shop, shop
 
 PLANTED = "sk_planted000000000000000000000000000"
@@ -316,7 +317,7 @@ def test_usage_is_recorded_by_who_may_emit_it_and_read_page_by_page_by_its_own(
 ) -> None:
     payment, tenant_id = server.payment, sold.tenant()
     own = key(sold, tenant_id)
-    usage = {"customer_id": tenant_id, "usage_type": "RENDER", "quantity": "1.5", "source_service": tenant_id}
+    usage: dict[str, Any] = {"customer_id": tenant_id, "usage_type": "RENDER", "quantity": "1.5", "source_service": tenant_id}
     record = pb.RecordUsageRequest(**usage, source_entity_id="job-1", metadata={"scene": "7"})
     for _ in range(2):
         assert payment.RecordUsage(record, metadata=own, timeout=20).state == "queued"
