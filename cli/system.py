@@ -184,8 +184,8 @@ class LocalSystem:
             shutil.rmtree(self.data_dir / folder, ignore_errors=True)
         for file in ("service_secret", "secret_encrypt_key", "stack.json", "env"):
             (self.data_dir / file).unlink(missing_ok=True)
-        for file in self.data_dir.glob("*_port"):
-            file.unlink(missing_ok=True)
+        for port in self.data_dir.glob("*_port"):
+            port.unlink(missing_ok=True)
         self._stack.forget()
 
     def as_json(self) -> dict[str, Any]:
