@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from cli import local_webhooks
 from cli.schema import prepare
 from cli.server_restarts import ServerRestarts
 from cli.stack_file import JOINED
@@ -256,6 +257,8 @@ class LocalSystem:
         consumer_port, aggregator_port, export_port, grpc_port = (free_port() for _ in range(4))
         self._grpc_ports = {name: self._remembered_port(f"grpc_{name}_port") for name in ("account", "payment")}
         grpc_ports = {f"METERLINE_GRPC_{name.upper()}_PORT": str(port) for name, port in self._grpc_ports.items()}
+        # Both surfaces of the control plane take webhooks.
+        webhooks = {"METERLINE_STRIPE_WEBHOOK_SECRET": self._webhook_secrets(api_port)}
         return [
             Stage(
                 "consumer",
@@ -272,9 +275,21 @@ class LocalSystem:
                 "/ready",
             ),
             Stage("entitlements", [*me, "serve", "entitlements"], {"METERLINE_HTTP_PORT": str(http_port)}, http_port, "/ready"),
-            Stage("control-plane", [*me, "serve", "control-plane"], {"METERLINE_HTTP_PORT": str(api_port)}, api_port, "/ready"),
+            Stage(
+                "control-plane",
+                [*me, "serve", "control-plane"],
+                {"METERLINE_HTTP_PORT": str(api_port), **webhooks},
+                api_port,
+                "/ready",
+            ),
             Stage("exporter", [*me, "export", "schedule"], {"METERLINE_METRICS_PORT": str(export_port)}, export_port, "/ready"),
-            Stage("grpc", [*me, "serve", "grpc"], {"METERLINE_METRICS_PORT": str(grpc_port), **grpc_ports}, grpc_port, "/ready"),
+            Stage(
+                "grpc",
+                [*me, "serve", "grpc"],
+                {"METERLINE_METRICS_PORT": str(grpc_port), **grpc_ports, **webhooks},
+                grpc_port,
+                "/ready",
+            ),
         ]
 
     def _remembered_encrypt_key(self) -> str:
@@ -284,6 +299,9 @@ class LocalSystem:
             file.touch(mode=0o600)
             file.write_text(secrets.token_hex(32), "ascii")
         return file.read_text("ascii").strip()
+
+    def _webhook_secrets(self, api_port: int) -> str:
+        return local_webhooks.tell(self.addresses.stripe, self.addresses.stripe_key, f"http://127.0.0.1:{api_port}")
 
     def _remembered_port(self, name: str) -> int:
         """The port of last time where it is free, so that a saved address goes on working; else another one."""
