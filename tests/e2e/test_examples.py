@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -39,6 +41,7 @@ from tests.fakes.sweeping import sweep_all
 from tests.fakes.tokens import USER_SECRET, user_token
 
 PASSWORD = "enigma"
+GUIDE = Path(__file__).parents[2] / "docs" / "integration-guide.md"
 
 
 @contextmanager
@@ -219,3 +222,15 @@ def test_the_summary_service_does_not_work_for_who_cannot_pay(place: Place) -> N
     stranger = {"Authorization": f"Bearer {user_token('nobody', tenantId='tnt_nowhere')}"}
     answered = httpx.post(f"{place.summaries}/summaries", json=body, headers=stranger, timeout=20)
     assert answered.status_code == 403
+
+
+def test_the_calls_of_the_guide_run_as_they_stand(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    ada = place.signed_up(10)
+    (code,) = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    here = code.replace("http://127.0.0.1:3006", str(place.control_plane.base_url))
+    here = here.replace("Bearer THE_TOKEN", ada.headers()["Authorization"])
+    names: dict[str, Any] = {}
+    exec(compile(here, "guide", "exec"), names)  # noqa: S102 - our own document
+    names["api"].close()
+    assert capsys.readouterr().out == "0.156 9.844\n"
+    assert ada.balance == Decimal("9.844")

@@ -24,7 +24,7 @@ def test_the_example_answers_as_the_integration_guide_promises() -> None:
     limit = catalog.plans[catalog.tenants["tnt_123"].plan or ""].limits["PHOTO_ANALYSIS_DEEP"]
     assert (limit.limit, limit.hard) == (Decimal(15), True)
     assert catalog.tenants["tnt_123"].status == "active"
-    assert len(catalog.usage_types) == 5
+    assert len(catalog.usage_types) == 7
     assert len(catalog.plans) == 3
     assert all(definition.meter in catalog.meters for definition in catalog.usage_types.values())
     assert text == EXAMPLE.read_text()
