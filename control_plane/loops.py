@@ -22,12 +22,14 @@ Loop = Callable[[Parts, threading.Event], None]
 """Runs until the event is set. It outlives stores and providers that are away: `runtime.repeating` shows how."""
 
 WEBHOOK_WORKERS: Final = 3
+SESSION_SWEEPERS: Final = 3
+"""A server that was away finds many sessions past their time at once."""
 
 LOOPS: Final[dict[str, Loop]] = {
     "accounts": finishing.run,
     "billing": billing.run,
     "credit-expiry": expiring.run,
-    "session-sweeper": sweep_sessions,
+    **{f"session-sweeper-{number}": sweep_sessions for number in range(1, SESSION_SWEEPERS + 1)},
     "subscriptions": recovering.run,
     **{f"webhooks-{number}": webhooks.run for number in range(1, WEBHOOK_WORKERS + 1)},
 }
