@@ -53,6 +53,8 @@ class RunReport:
     open_rows: list[Row] = field(default_factory=list)
     """Rows that are not at Stripe, each with its state and reason."""
     halted: str | None = None
+    away: str | None = None
+    """Why the run gave up on Stripe for now."""
 
     @property
     def ok(self) -> bool:
@@ -120,7 +122,7 @@ def run(
         if month is None and not every:
             chosen = [planning.starting_in(*asked) for asked in requests.wanted_months(connection)] + chosen
         for place, which in enumerate(chosen):
-            if tally.halted is not None:
+            if tally.over:
                 break
             progress("planning and sending", place, len(chosen))
             for line in planning.plan(connection, account, which, now(), write=True):
@@ -135,7 +137,7 @@ def run(
             sender.drain(tally, patience_s)
         report.open_rows = ledger.in_states(connection, account, OPEN_STATES)
         requests.serve(connection, account, now())
-    report.states, report.held, report.halted = tally.states, tally.held, tally.halted
+    report.states, report.held, report.halted, report.away = tally.states, tally.held, tally.halted, tally.away
     return report
 
 

@@ -36,7 +36,7 @@ from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
 from billing_exporter.ledger import Row
 from billing_exporter.truth import OpenTotals, TotalsBelow, Window
-from metering.export_states import Halted, Outcome, Refused, State, after_send, before_send, plain
+from metering.export_states import Halted, Outcome, Refused, State, Unclear, after_send, before_send, plain
 from runtime import metrics
 from runtime.crash import crash_point
 from runtime.settings import Settings
@@ -47,6 +47,9 @@ LEASE_MARGIN_S = 30.0
 """How much longer than the longest call a lease lasts."""
 
 WAIT_MIN_S = 0.5
+
+UNCLEAR_IN_A_ROW_MAX = 50
+"""After so many calls in a row without a clear answer Stripe is taken for away, and the rest waits for another run."""
 
 CLAIMS_MAX = 1_000_000
 """Most claims of one thread in one drain: a bound, not a limit that is met."""
@@ -74,6 +77,11 @@ class Tally:
     held: dict[str, str] = field(default_factory=dict)
     """Tenant to the difference."""
     halted: str | None = None
+    """Why Stripe does not want us."""
+    away: str | None = None
+    """Why nothing more is sent for now: so many calls in a row had no clear answer."""
+    unclear: int = 0
+    """Calls without a clear answer since the last one that had one."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, state: State) -> None:
@@ -81,6 +89,20 @@ class Tally:
         metrics.EXPORTS.labels(state).inc()
         with self.lock:
             self.states[state] += 1
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self.halted is not None or self.away is not None
+
+    def answered(self, outcome: Outcome) -> None:
+        """A call came back."""
+        with self.lock:
+            if isinstance(outcome, Halted):
+                self.halted = outcome.reason
+            self.unclear = self.unclear + 1 if isinstance(outcome, Unclear) else 0
+            if isinstance(outcome, Unclear) and self.unclear >= UNCLEAR_IN_A_ROW_MAX:
+                self.away = outcome.reason
 
 
 class Sender:
@@ -99,7 +121,8 @@ class Sender:
     ) -> None:
         self._settings, self._gateway, self._account, self._totals = settings, gateway, account, totals
         self._now, self._stop, self._reached = now, stop or threading.Event(), reached
-        self._threads = settings.stripe_concurrency
+        # More threads than calls: while some wait for Stripe, others compare and commit.
+        self._calls, self._threads = threading.BoundedSemaphore(settings.stripe_concurrency), settings.stripe_concurrency * 2
         self._lease_s = settings.stripe_timeout_s + LEASE_MARGIN_S
 
     def drain(self, tally: Tally, patience_s: float, states: Sequence[State] = ledger.DUE) -> None:
@@ -116,7 +139,7 @@ class Sender:
                     with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
                         for done in [pool.submit(self._work, tally, states) for _ in range(threads)]:
                             done.result()
-                if tally.halted is not None or self._stop.is_set():
+                if tally.over or self._stop.is_set():
                     return
                 soonest = ledger.soonest_try(connection, self._account)
                 if soonest is None:
@@ -137,7 +160,7 @@ class Sender:
                 return truth()(window, tenants)
 
             for _ in range(CLAIMS_MAX):
-                if tally.halted is not None or self._stop.is_set():
+                if tally.over or self._stop.is_set():
                     return
                 with tally.lock:
                     held = list(tally.held)
@@ -167,7 +190,7 @@ class Sender:
                     tally.held[tenant] = difference
                 rows = [row for row in rows if row.first_sent_at is not None]
         for row in rows:
-            if tally.halted is not None or self._stop.is_set():
+            if tally.over or self._stop.is_set():
                 return
             self._send(connection, row, tally)
 
@@ -203,12 +226,13 @@ class Sender:
             logger.warning("lease lost before the call; another sender has the row", extra={"ledger_id": row.id})
             return
         connection.commit()
-        if _awake_s() - begun_s > LEASE_MARGIN_S:
-            # stopped for a while between commit and call: the lease may not outlast the call any more
-            logger.warning("lease too old for a call; left to the next sender", extra={"ledger_id": row.id})
-            return
-        with metrics.STRIPE_SECONDS.time():
-            outcome = self._gateway.send(row.event)
+        with self._calls:
+            if _awake_s() - begun_s > LEASE_MARGIN_S:
+                # stopped, or waited, for a while between commit and call: the lease may not outlast the call any more
+                logger.warning("lease too old for a call; left to the next sender", extra={"ledger_id": row.id})
+                return
+            with metrics.STRIPE_SECONDS.time():
+                outcome = self._gateway.send(row.event)
         self._reached("exporter.posted")
         self._settle(connection, row, outcome, now, tally)
 
@@ -224,6 +248,4 @@ class Sender:
             logger.warning("lease lost during the call; the next sender finds out", extra={"ledger_id": row.id})
         if isinstance(outcome, Refused):
             logger.error("Stripe refused an export", extra={"ledger_id": row.id, "reason": outcome.reason})
-        if isinstance(outcome, Halted):
-            with tally.lock:
-                tally.halted = outcome.reason
+        tally.answered(outcome)

@@ -117,6 +117,7 @@ def report_document(report: RunReport) -> dict[str, Any]:
         "states": dict(sorted(report.states.items())),
         "held": report.held,
         "halted": report.halted,
+        "away": report.away,
         "problems": [line_document(line) for line in report.problems],
         "unmapped": loose_document(report.unmapped),
         "open": [row_document(row) for row in report.open_rows],

@@ -47,6 +47,8 @@ def serve_schedule(settings: Settings, stop: threading.Event) -> None:
         )
         if report.halted is not None:
             return Ended("failed", f"Stripe refuses the key: {report.halted}; every row is kept")
+        if report.away is not None:
+            return Ended("failed", f"Stripe does not answer: {report.away}; every row is kept")
         account = account_of(settings, gateway, key_digest(settings))
         compared = reconcile(settings, gateway, account)
         requests.serve_now(settings, account)

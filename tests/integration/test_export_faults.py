@@ -285,6 +285,20 @@ def test_two_exporters_at_once_send_each_total_once(world: World) -> None:
     assert (len(world.stripe.calls), world.stripe.overlaps) == (30, 0)
 
 
+def test_a_stripe_that_answers_nothing_is_left_alone_for_this_run(world: World) -> None:
+    world.sql("INSERT INTO tenants (tenant_id) SELECT 't' || n FROM generate_series(1, 200) n")
+    ensure_meters_and_customers(world.settings, world.stripe)
+    for number in range(1, 201):
+        world.count(f"t{number}", "DEEP", "2026-11-01", "1")
+    world.stripe.fault = lambda _: "lose"
+    report = world.run()
+    assert report.away is not None
+    assert 50 <= len(world.stripe.calls) < 50 + 2 * world.settings.stripe_concurrency
+    world.stripe.fault = lambda _: "none"
+    world.now += timedelta(minutes=1)
+    assert world.run().ok
+
+
 def test_no_more_calls_are_under_way_than_the_setting_allows(world: World) -> None:
     world.settings = world.settings.model_copy(update={"stripe_concurrency": 3})
     world.sql("INSERT INTO tenants (tenant_id) SELECT 't' || n FROM generate_series(1, 12) n")
