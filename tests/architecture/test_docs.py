@@ -24,7 +24,7 @@ TRACKED = subprocess.run(
     check=True,
 ).stdout.split()
 DOCUMENTS = sorted(ROOT / name for name in TRACKED if (ROOT / name).exists())
-RUN_COMMANDS = {"setup", "test", "check", "lock", "bench", "chaos", "mutants"}
+RUN_COMMANDS = {"setup", "test", "check", "lock", "bench", "chaos", "export-chaos", "mutants"}
 RUN_VARIABLES = {"METERLINE_PYTHON", "METERLINE_MAVEN_REPOSITORY", "METERLINE_CACHE_DIR", "METERLINE_CRASH_AT", "METERLINE_STAMP"}
 
 named = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
