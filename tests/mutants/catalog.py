@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.mutants.credits import CREDITS
 from tests.mutants.patch import Mutant, Replace, processes, seeds
 
 _ACK = """        for cycle in cycles:
@@ -286,4 +287,5 @@ MUTANTS: Final = (
         ),
         seeds(1_500),
     ),
+    *CREDITS,
 )

@@ -99,6 +99,18 @@ class CreditMachine(RuleBasedStateMachine):
     def a_hold_is_given_back(self, name: str, kind: str) -> None:
         self.ask(kind, name)
 
+    @rule(
+        amount=st.integers(2, 12), used=st.integers(0, 6), late=st.sampled_from([timedelta(), -TICK, HOUR]),
+        kind=st.sampled_from(["settle", "release", "sweep"]),
+    )  # fmt: skip
+    def a_hold_outlives_its_lot(self, amount: int, used: int, late: timedelta, kind: str) -> None:
+        """To the instant, or one before it: hardly any schedule of single steps comes here."""
+        name = f"outlives{self.keys}"
+        self.ask("grant", amount=amount, lives_for=HOUR)
+        self.ask("hold", name, amount - 1)
+        self.now += HOUR + late
+        self.ask(kind, name, used if kind == "settle" else 0)
+
     @invariant()
     def they_look_the_same(self) -> None:
         assert self.ledger.sight(self.now) == self.model.sight(self.now)
