@@ -12,6 +12,7 @@ A session that was swept and is ended after all is charged what the sweeper did 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,6 +38,8 @@ from store import credits
 from store.credits import By, CreditsRefused, Done, Owner
 from store.rates import RateRefused, model_price, overrun_of
 from store.steps import run
+
+logger = logging.getLogger(__name__)
 
 SOURCE_SERVICE: Final = "streaming-sessions"
 """Of the events of all sessions."""
@@ -143,11 +146,19 @@ def end(unit: Unit, owner: Owner, session_id: str, state: Ended, tokens: Tokens,
 
 
 def sweep(connection: Connection[Any], rows_max: int, topic: str) -> int:
-    """Ends orphans, a batch in the caller's transaction: each is charged what its heartbeats reported. How many were ended."""
-    rows = repository.due(connection, rows_max)
-    for row in rows:
-        _settle(connection, row, row.session.reported, topic, SessionState.EXPIRED, SWEEPER)
-    return len(rows)
+    """Ends orphans, a batch in the caller's transaction: each is charged what its heartbeats reported. How many were ended.
+
+    One that cannot be ended keeps nobody else waiting: it is told of in the log, and tried again with the next batch.
+    """
+    swept = 0
+    for row in repository.due(connection, rows_max):
+        try:
+            with connection.transaction():
+                _settle(connection, row, row.session.reported, topic, SessionState.EXPIRED, SWEEPER)
+            swept += 1
+        except (CreditsRefused, Refusal):
+            logger.exception("a session cannot be swept", extra={"session": str(row.id)})
+    return swept
 
 
 def _settle(connection: Connection[Any], row: Row, tokens: Tokens, topic: str, state: SessionState, by: By) -> Outcome:

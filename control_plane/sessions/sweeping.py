@@ -16,8 +16,8 @@ from runtime.repeating import repeat_until
 
 logger = logging.getLogger(__name__)
 
-BATCH_MAX: Final = 100
-"""Sessions of one transaction: the accounts of all of them are locked until it ends."""
+BATCH_MAX: Final = 25
+"""Sessions of one transaction: the accounts of all of them are locked until it ends, and other sweepers wait for these."""
 IDLE_S: Final = 1.0
 
 

@@ -15,6 +15,9 @@ import pytest
 
 from runtime.postgres import connect
 from runtime.settings import Settings
+from store import credits
+from store.credits import By
+from store.steps import run
 from tests.e2e.seed_operations import seed
 from tests.fakes.control_plane_server import control_plane_served
 from tests.fakes.credit_customers import (
@@ -266,6 +269,18 @@ def test_an_end_after_the_sweeper_is_charged_all_the_same(ada: Customer, configu
     assert ada.done("abort", sessionId="s2", tokensGenerated=60)["chargedCredits"] == Decimal("0.18")
     assert ada.balance == 100 - Decimal("0.6") - Decimal("0.18")
     assert sorted(event["quantity"] for event in events(configured, ada)) == ["0", "0.03", "0.15", "0.6"]
+
+
+def test_an_orphan_that_cannot_be_ended_keeps_the_others_waiting_for_nothing(ada: Customer, configured: Settings) -> None:
+    stuck = ada.done("initialize", sessionId="s1", modelId=MODEL, estimatedTokens=1_000)["id"]
+    ada.begin("s2")
+    with connect(configured) as connection:
+        # Behind the session's back, which only a defect or an operator does.
+        run(connection, credits.release(uuid.UUID(stuck), by=By("test")))
+    let_expire(configured, "s1", "s2")
+    sweep_all(configured)
+    assert [session["sessionId"] for session in ada.sees(f"{ENDPOINT}/active")] == ["s1"]
+    assert (ada.balance, ada.held) == (Decimal(100), Decimal(0))
 
 
 def test_an_end_after_the_sweeper_takes_what_there_is(configured: Settings, client: httpx.Client) -> None:
