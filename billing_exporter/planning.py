@@ -86,11 +86,19 @@ class Unmapped:
     reason: Literal["unknown_tenant", "unknown_usage_type"]
 
 
+_MISALIGNED = (
+    "EXISTS (SELECT FROM subscriptions s WHERE s.tenant_id = t.tenant_id AND s.misaligned"
+    " AND s.status NOT IN ('canceled', 'incomplete_expired'))"
+)
+
+
 @dataclass(frozen=True)
 class _Subject:
     tenant_id: str
     customer_id: str | None
     period: Period
+    misaligned: bool = False
+    """It is billed by a subscription whose periods are others: what is exported for one of these would land in another bill."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,11 @@ def plan(connection: Connection[Any], account: Account | None, which: Round, now
 
 def lines_of(connection: Connection[Any], account: Account, tenant_id: str, period: Period, now: datetime) -> list[Line]:
     """What one tenant needs in one period; reads only."""
-    row = connection.execute("SELECT stripe_customer_id FROM tenants WHERE tenant_id = %s", (tenant_id,)).fetchone()
-    subject = _Subject(tenant_id, None if row is None else row[0], period)
+    row = connection.execute(
+        f"SELECT stripe_customer_id, {_MISALIGNED} FROM tenants t WHERE tenant_id = %s".encode(), (tenant_id,)
+    ).fetchone()
+    customer, misaligned = (None, False) if row is None else row
+    subject = _Subject(tenant_id, customer, period, misaligned)
     return [draft.line for draft in _drafts(connection, account, [subject], now)]
 
 
@@ -196,13 +207,16 @@ def _steps(connection: Connection[Any], which: Round) -> Iterator[list[_Subject]
     while True:
         tenants = connection.execute(
             "SELECT tenant_id, anchor_day, stripe_customer_id, (SELECT max(period_end) FROM period_closes c"
-            " WHERE c.tenant_id = t.tenant_id AND c.state = 'closed') FROM tenants t"
-            " WHERE tenant_id > %s ORDER BY tenant_id LIMIT %s",
+            f" WHERE c.tenant_id = t.tenant_id AND c.state = 'closed'), {_MISALIGNED} FROM tenants t"
+            " WHERE tenant_id > %s ORDER BY tenant_id LIMIT %s".encode(),
             (after, TENANTS_PER_STEP),
         ).fetchall()
         if not tenants:
             return
-        yield [_Subject(tenant, customer, after_close(which(anchor), until)) for tenant, anchor, customer, until in tenants]
+        yield [
+            _Subject(tenant, customer, after_close(which(anchor), until), misaligned)
+            for tenant, anchor, customer, until, misaligned in tenants
+        ]
         after = tenants[-1][0]
 
 
@@ -281,6 +295,8 @@ def _draft(
     draft = _Draft(replace(line, action=decision.action, reason=decision.reason))
     if decision.action not in ("insert", "supersede"):
         return draft
+    if subject.misaligned:
+        return draft.held("hold", "misaligned: its subscription's periods are not the tenant's; end it and subscribe it anew")
     if other is not None and other[0] != subject.period.start:
         return draft.held("wait", f"revision {other[1]} of the period from {other[0]} is in flight")
     at = event_time(subject.period, now, view.newest_event if view else None)

@@ -139,6 +139,21 @@ def test_a_tenant_without_a_customer_is_told_and_the_others_go_on(world: World) 
     assert [row[0] for row in world.rows()] == ["b"]
 
 
+def test_a_tenant_whose_subscription_has_other_periods_is_held_until_that_is_resolved(world: World) -> None:
+    world.count("a", "DEEP", "2026-11-03", "5")
+    world.sql(
+        "INSERT INTO subscriptions (subscription_id, tenant_id, provider, origin, quantity, addons, currency, status, misaligned,"
+        " period_start, period_end, cancel_at_period_end, created_at) VALUES ('sub_aaaaaaaaaaaaaaaaaaaaaaaa', 'a', 'stripe',"
+        " 'imported', 1, '[]', 'usd', 'active', true, '2026-11-09', '2026-12-09', false, '2026-11-09')"
+    )
+    (held,) = world.run().problems
+    assert (held.tenant_id, held.action, held.reason.split(":")[0]) == ("a", "hold", "misaligned")
+    assert world.shown("a") is None
+    world.sql("UPDATE subscriptions SET misaligned = false")
+    assert world.run().problems == []
+    assert world.shown("a") == 5_000_000
+
+
 def test_usage_that_the_catalog_does_not_explain_is_told(world: World) -> None:
     world.count("a", "TYPO", "2026-11-01", "3")
     world.count("nobody", "DEEP", "2026-11-01", "2")
