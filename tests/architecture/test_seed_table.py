@@ -24,3 +24,7 @@ def test_a_mark_that_names_nothing_fails_where_it_stands() -> None:
         seed("003", "GET /api/plan", "used")
     with pytest.raises(AssertionError, match="say what is shown"):
         seed("003", "GET /api/plans")
+
+
+def test_every_operation_is_used_by_a_test() -> None:
+    assert [name for name, lacks in seed_table.missing().items() if "used" in lacks] == []

@@ -139,3 +139,14 @@ def test_what_was_redeemed_stands_in_the_audit_of_the_organization_and_of_no_oth
     for role in ("member", "billing"):
         assert told.client.get("/api/audit", headers=told.member(role)).status_code == 403
     assert code_of(told.client.get("/api/audit", params={"limit": 0}, headers=told.operator)) == (400, "invalid_request")
+
+
+@seed("001", "GET /api/health", "used")
+@seed("003", "GET /health", "used")
+@seed("003", "GET /ready", "used")
+def test_probes_are_open_and_ready_names_what_it_waits_for(told: Told) -> None:
+    for path in ("/health", "/api/health"):
+        assert told.client.get(path).json() == {"status": "success", "data": {"status": "ok"}}
+    ready = told.client.get("/ready").json()["data"]
+    assert ready["ready"]
+    assert {"postgres", "migrations", "credentials"} <= set(ready["checks"])
