@@ -17,7 +17,6 @@ from billing_exporter.reconciling import reconcile, starts_in
 from billing_exporter.sending import utc_now
 from billing_exporter.stripe_gateway import key_digest, open_gateway
 from billing_exporter.truth import TruthAway, clickhouse_totals
-from cli.commands.export_statement import statement
 from cli.export_shown import (
     account_document,
     compared_document,
@@ -35,6 +34,7 @@ from cli.export_shown import (
     rows_table,
     sum_text,
 )
+from cli.export_statement import statement
 from cli.exporting import progress_bar, sender_of, serve_schedule
 from cli.output import who
 from cli.stage import stage

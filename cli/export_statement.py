@@ -31,7 +31,14 @@ Format = Literal["html", "csv", "json"]
     required=True,
     help="The tenant's billing period that starts in this month; a day (2026-10-15) names the period that it lies in.",
 )
-@click.option("--format", "form", type=click.Choice(["html", "csv", "json"]), default="html", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "csv", "json"]),
+    default="html",
+    show_default=True,
+    help="A page to read and print, a row for each line, or one JSON document.",
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write it; without, to standard output.")
 @click.option(
     "--base-url", default="", help="Where people reach the HTTP endpoint, such as https://usage.example.com, for links to events."
