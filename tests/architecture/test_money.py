@@ -16,6 +16,8 @@ SECONDS = ("_s", "_s_min", "_s_max", "_seconds", "timeout")
 EXEMPT = {
     # (file, the name that it stands in): why it is no figure of money
     ("metering/export_states.py", "after_send"): "`spread` and the factors of a wait",
+    ("billing_exporter/schedule.py", "turn"): "seconds until the next look",
+    ("billing_exporter/schedule.py", "_until_next"): "seconds until the next look",
     ("billing_exporter/stripe_gateway.py", "_whole"): "Stripe's SDK hands over a JSON number; it is refused unless it is whole",
 }
 
