@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,9 +17,13 @@ from pydantic import SecretStr
 import store.postgres
 from cli.commands import migrate as migrate_command
 from deploy.embedded.processes import free_port
+from meterline_schemas.types import Micros
 from runtime import clickhouse, postgres
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings, variables
+from store import credits
+from store.credit_checks import check_credits
+from store.credits import By, Owner
 from store.migrate import (
     SqlFile,
     clickhouse_files,
@@ -27,6 +32,7 @@ from store.migrate import (
     migrate_postgres,
     postgres_revision,
 )
+from store.steps import run
 
 POSTGRES_REVISIONS = sorted(path.stem[:4] for path in Path(store.postgres.__file__).parent.glob("versions/*.sql"))
 
@@ -88,6 +94,19 @@ def test_postgres_from_nothing_creates_the_database_and_every_revision(absent: S
 def test_postgres_twice_does_nothing_the_second_time(absent: Settings) -> None:
     migrate_postgres(absent)
     assert migrate_postgres(absent) == []
+
+
+def test_balances_of_credits_become_the_first_entries_of_their_ledger(absent: Settings) -> None:
+    migrate_postgres(absent, to="0013")
+    with postgres.connect(absent) as connection:
+        connection.execute("INSERT INTO credit_balances VALUES ('u1', 't', 2.5), ('u2', 't', 0)")
+    migrate_postgres(absent)
+    with postgres.connect(absent) as connection:
+        balances = connection.execute("SELECT user_id, tenant_id, balance FROM credit_balances ORDER BY 1").fetchall()
+        check = check_credits(connection)
+        charged = run(connection, credits.charge(Owner("t", "u1"), Micros(500_000), by=By("tester"), key="k"))
+    assert balances == [("u1", "t", Decimal("2.5")), ("u2", "t", 0)]
+    assert (check.ok, check.checked, charged.balance) == (True, 1, 2_000_000)
 
 
 @pytest.mark.parametrize("previous", POSTGRES_REVISIONS)
