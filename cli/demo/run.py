@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
@@ -246,6 +246,14 @@ def _catalog(examples: Path, path: Path) -> Path:
     catalog = yaml.safe_load(examples.read_text("utf-8"))
     for name, plan in traffic.tenants().items():
         catalog["tenants"][name] = {"name": name, "plan": plan}
-    # Numbers are written as text, for the catalog takes no float.
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(catalog), parse_float=str)), "utf-8")
+    path.write_text(yaml.safe_dump(_texts(catalog)), "utf-8")
     return path
+
+
+def _texts(value: object) -> object:
+    """With every fraction and every day as text, for the catalog takes no float."""
+    if isinstance(value, dict):
+        return {str(name): _texts(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_texts(one) for one in value]
+    return str(value) if isinstance(value, float | date) else value
