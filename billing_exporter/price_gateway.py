@@ -45,13 +45,11 @@ class FoundPrice:
 
 @dataclass(frozen=True)
 class PriceOrder:
-    """A price to be made. The lookup key is taken from the price that has it. `replaces` is that price's id, or empty: it
-    keeps an order that returns to earlier terms from being taken for a repeat of the earlier order."""
+    """A price to be made. The lookup key is taken from the price that has it."""
 
     lookup_key: str
     terms: PriceTerms
     nickname: str
-    replaces: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,7 +75,7 @@ class PriceGateway(Protocol):
         """The prices with these lookup keys."""
 
     def create_price(self, order: PriceOrder) -> str:
-        """Creates a price and returns its id; the same order twice makes one."""
+        """Creates a price and returns its id. Twice makes two, of which the later one has the lookup key: look for it first."""
 
     def archive_price(self, price_id: str) -> None:
         """Offers a price no more; who is subscribed to it keeps it."""

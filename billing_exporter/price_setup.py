@@ -3,7 +3,7 @@
 Idempotent, whatever stopped an earlier run: a product has an id of ours, a price a lookup key of ours, and what is found there
 with the right terms is adopted. Prices never change at Stripe, so other terms are a new price:
 
-1. create it, taking the lookup key from the one before; a repeat of the same order makes no second one;
+1. create it, taking the lookup key from the one before;
 2. record it as the active one of its slot, the one before as replaced, and commit;
 3. archive the one before, so that nobody subscribes to it any more, record that, and commit.
 
@@ -152,7 +152,6 @@ def _make(
                 wanted.lookup_key,
                 _terms(wanted, meter_ids),
                 nickname=step.name[:250],
-                replaces=step.price_id or "",
                 metadata={key: text for key, text in metadata.items() if text is not None},
             )
         )

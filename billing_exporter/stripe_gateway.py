@@ -223,10 +223,8 @@ class StripeGateway:
             params["tiers"] = [{"up_to": "inf", "unit_amount_decimal": beyond}]
             if included:
                 params["tiers"].insert(0, {"up_to": included, "unit_amount_decimal": nothing})
-        key = _idempotency_key(
-            "price", order.lookup_key, order.replaces, repr(sorted(terms.figures.items())), terms.product_id, terms.meter_id or ""
-        )
-        return _call(lambda: self._client.v1.prices.create(params, {"idempotency_key": key})).id
+        # No key of ours: one kept for a repeat would replay a stored 500 for a day. Who repeats looks for the lookup key first.
+        return _call(lambda: self._client.v1.prices.create(params)).id
 
     def archive_price(self, price_id: str) -> None:
         """See PriceGateway."""

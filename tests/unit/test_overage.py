@@ -26,7 +26,7 @@ def billed(price: Graduated, units: int) -> Fraction:
 
 
 @given(
-    included=st.integers(0, 10**9),
+    included=st.integers(0, 10**9 - 1),
     price=st.integers(1, 10**6),
     decimals=st.integers(0, 6),
     power=st.integers(0, 6),
