@@ -58,7 +58,7 @@ CREDITS: Final = (
             ),
         ),
         processes(
-            "test_credits_ledger.py::test_fifty_clients_spend_one_balance_and_it_is_never_negative_and_the_sum_of_its_ledger"
+            "test_credits_spent_together.py::test_fifty_clients_spend_one_balance_and_it_is_never_negative_and_the_sum_of_its_ledger"
         ),
     ),
     Mutant(
