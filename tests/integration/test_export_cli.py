@@ -66,7 +66,7 @@ def counted(settings: Settings) -> Settings:
     return settings
 
 
-def _meterline(
+def meterline(
     settings: Settings, server: LocalStripeServer, *words: str, key: str | None = None, crash_at: str = ""
 ) -> tuple[int, str, str]:
     done = subprocess.run(
@@ -94,17 +94,17 @@ def test_the_commands_bring_two_months_to_stripe_and_hold_what_clickhouse_denies
     counted: Settings, server: LocalStripeServer
 ) -> None:
     def json_of(*words: str, status: int = 0) -> dict[str, Any]:
-        code, out, err = _meterline(counted, server, *words, "--json")
+        code, out, err = meterline(counted, server, *words, "--json")
         assert code == status, err
         document: dict[str, Any] = json.loads(out)
         return document
 
     # nobody can be asked, and nothing happens
-    code, out, err = _meterline(counted, server, "stripe", "setup")
+    code, out, err = meterline(counted, server, "stripe", "setup")
     assert code == Exit.USAGE, err
     assert "create" in out
     assert list(server.client().v1.customers.list().data) == []
-    assert _meterline(counted, server, "stripe", "setup", "--yes")[0] == 0
+    assert meterline(counted, server, "stripe", "setup", "--yes")[0] == 0
     assert json_of("stripe", "setup") == json_of("stripe", "setup")
 
     planned = json_of("export", "plan")
@@ -129,7 +129,7 @@ def test_the_commands_bring_two_months_to_stripe_and_hold_what_clickhouse_denies
     assert json_of("export", "status")["by_state"] == {"accepted": 1, "confirmed": 3}
     assert json_of("export", "status", "--period", f"{EARLIER:%Y-%m}")["by_state"] == {"confirmed": 1}
     for words in (("plan",), ("status",), ("reconcile",), ("run", "--all-periods")):
-        code, out, err = _meterline(counted, server, "export", *words)
+        code, out, err = meterline(counted, server, "export", *words)
         assert code == 0, err
         assert out
 
@@ -143,11 +143,11 @@ def test_a_wrong_key_a_wrong_month_and_an_absent_stripe_end_with_a_remedy(counte
         (("export", "plan", "--period", "2026-13"), None, Exit.USAGE, "2026-10"),
         (("export", "plan", "--period", "2026-10", "--all-periods"), None, Exit.USAGE, "both"),
     ):
-        status, _, err = _meterline(counted, server, *words, key=key)
+        status, _, err = meterline(counted, server, *words, key=key)
         assert (status, told in err) == (code, True), (words, key, err)
     server.stop()
     try:
-        status, _, err = _meterline(counted, server, "export", "run")
+        status, _, err = meterline(counted, server, "export", "run")
     finally:
         server.start()
     assert status == Exit.UNREACHABLE
@@ -155,23 +155,23 @@ def test_a_wrong_key_a_wrong_month_and_an_absent_stripe_end_with_a_remedy(counte
 
 
 def test_a_run_that_is_killed_at_any_point_is_finished_by_the_next_one(counted: Settings, server: LocalStripeServer) -> None:
-    assert _meterline(counted, server, "stripe", "setup", "--yes")[0] == 0
+    assert meterline(counted, server, "stripe", "setup", "--yes")[0] == 0
     with postgres.connect(counted) as connection:
         connection.execute("UPDATE usage_counters SET quantity = 3 WHERE tenant_id = 'b'")
         # the event behind the fence is counted now
         connection.execute("UPDATE delta_fences SET next_offset = 5, admitted = 5")
         connection.execute("UPDATE usage_counters SET quantity = 10.5 WHERE tenant_id = 'a' AND day = %s", (TODAY,))
     for point in ("before_sending", "posted", "before_accepted"):
-        assert _meterline(counted, server, "export", "run", crash_at=f"exporter.{point}:1")[0] == -signal.SIGKILL, point
+        assert meterline(counted, server, "export", "run", crash_at=f"exporter.{point}:1")[0] == -signal.SIGKILL, point
         with postgres.connect(counted) as connection:
             left = connection.execute("SELECT count(*) FROM export_ledger WHERE state = 'sending'").fetchone()
             # its lease would end by itself, within a minute
             connection.execute("UPDATE export_ledger SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
         assert left is not None
         assert left[0] >= (point != "before_sending")
-    code, out, err = _meterline(counted, server, "export", "run", "--json")
+    code, out, err = meterline(counted, server, "export", "run", "--json")
     assert code == 0, (out, err)
-    code, out, err = _meterline(counted, server, "export", "reconcile", "--json")
+    code, out, err = meterline(counted, server, "export", "reconcile", "--json")
     compared = json.loads(out)
     assert (code, compared["by_verdict"]) == (0, {"equal": 4}), err
     assert compared["expected_quantity"] == compared["stripe_quantity"] == "13.750001"
