@@ -137,14 +137,14 @@ def spend(settings: Settings, owner: Owner, credits_: int | str) -> bool:
     return True
 
 
-def let_expire(settings: Settings, *session_ids: str) -> None:
-    """Their time is over now; nobody has swept them yet."""
+def let_expire(settings: Settings, *session_ids: str, user_id: str | None = None) -> None:
+    """Their time is over now, of this user alone or of every one; nobody has swept them yet."""
     with connect(settings) as connection:
         # What a session was begun with is frozen, but for its time.
         connection.execute(
             "UPDATE streaming_sessions SET expires_at = created_at + interval '1 microsecond'"
-            " WHERE session_id = ANY(%s) AND state = 'active'",
-            (list(session_ids),),
+            " WHERE session_id = ANY(%s) AND state = 'active' AND user_id = coalesce(%s, user_id)",
+            (list(session_ids), user_id),
         )
 
 

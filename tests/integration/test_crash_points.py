@@ -63,8 +63,9 @@ def test_the_manual_names_the_crash_points_that_there_are() -> None:
 
 
 def test_every_crash_point_is_one_that_some_test_kills_a_real_process_at() -> None:
-    killers = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("test_*.py")) if path != Path(__file__)]
+    tests = sorted(Path(__file__).parents[1].glob("*/test_*.py"))
+    killers = [path.read_text("utf-8") for path in tests if path != Path(__file__)]
     for point in CRASH_POINTS:
         stage, _, moment = point.partition(".")
-        kills = [text for text in killers if "-9" in text or "SIGKILL" in text]
+        kills = [text for text in killers if "-9" in text or "SIGKILL" in text or "wait_killed" in text]
         assert any((stage in text and f'"{moment}"' in text) or point in text for text in kills), point

@@ -121,10 +121,12 @@ PLANNED = (
 )
 
 
-def test_a_sent_ledger_row_is_never_removed_and_a_planned_one_may_be(connection: psycopg.Connection[Any]) -> None:
+def test_a_ledger_row_is_never_removed_for_what_became_of_it_is_on_record(connection: psycopg.Connection[Any]) -> None:
     connection.execute(PLANNED)
-    assert connection.execute("DELETE FROM export_ledger").rowcount == 1
-    connection.execute(PLANNED)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation), connection.transaction():
+        connection.execute("DELETE FROM export_ledger")
+    with pytest.raises(psycopg.errors.CheckViolation, match="stays on record"), connection.transaction():
+        connection.execute("DELETE FROM export_transitions")
     connection.execute("UPDATE export_ledger SET state = 'sending'")
     with pytest.raises(psycopg.errors.CheckViolation, match="may not be removed"):
         connection.execute("DELETE FROM export_ledger")
