@@ -1,4 +1,4 @@
-"""Before a server listens: whether anybody could come in at all."""
+"""Before a server listens: whom it would let in, and what somebody should know of that."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import logging
 
 import psycopg
 
-from access.gates import somebody_may_come_in
+from access.gates import somebody_may_come_in, told_of
 from runtime.exits import Exit, MeterlineExit
+from runtime.http_server import require_loopback
 from runtime.postgres import connect
 from runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def require_credentials(settings: Settings) -> None:
+def before_listening(settings: Settings, host: str, *, dev: bool) -> None:
+    """Blocks for one look at Postgres. Raises MeterlineExit: nobody could come in, or `dev` on an address that others reach."""
+    if dev:
+        require_loopback(host)
+        logger.warning("development server: whoever reaches it may do everything, without credentials", extra={"host": host})
+    else:
+        _require_credentials(settings)
+    for told in told_of(settings):
+        logger.warning(told)
+
+
+def _require_credentials(settings: Settings) -> None:
     """Raises MeterlineExit for a server that nobody could use. While Postgres is away that is not known: /ready says so."""
     try:
         with connect(settings) as connection:

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -45,7 +44,7 @@ from entitlements.usage import Recorder
 from entitlements.waiting import Waiting
 from entitlements.warehouse import Warehouse
 from runtime import trace
-from runtime.http_edge import Edge
+from runtime.http_edge import through
 from runtime.settings import Settings
 
 STOP_SHARE_SINK = 0.4
@@ -201,18 +200,7 @@ def create_app(settings: Settings, deps: Dependencies, promised: Callable[[], No
 
 def middleware(settings: Settings) -> list[Middleware]:
     """What every request passes through, outermost first."""
-    through = [Middleware(Edge, refuses)]
-    origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
-    if origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Service-Secret", "X-Request-Id", "Traceparent"],
-            expose_headers=["X-Request-Id", "Retry-After"],
-        )
-        through.append(cors)
-    return through
+    return through(settings, refuses, ["GET", "POST"])
 
 
 def _guarded(

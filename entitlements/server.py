@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 import socket
 
-import uvloop
-
-from access.admission import require_credentials
-from access.gates import told_of
+from access.admission import before_listening
 from entitlements.app import create_app, dependencies, middleware
 from entitlements.direct import Direct
 from entitlements.loops import running
-from runtime.http_server import answer, listen, require_loopback
+from runtime import http_server
 from runtime.life import Stop
 from runtime.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 PORT_DEFAULT = 8080
 
@@ -31,18 +23,8 @@ def run(settings: Settings, stop: Stop, *, host: str | None = None, port: int | 
     host = settings.http_host if host is None else host
     if port is None:
         port = PORT_DEFAULT if settings.http_port is None else settings.http_port
-    if dev:
-        require_loopback(host)
-    else:
-        require_credentials(settings)
-    for told in told_of(settings):
-        logger.warning(told)
-    with contextlib.closing(listen(host, port)) as listener:
-        if dev:
-            logger.warning("development server: whoever reaches it may do everything, without credentials")
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, stop, listener, dev=dev))
-    logger.info("stopped")
+    before_listening(settings, host, dev=dev)
+    http_server.run(lambda listener: _serve(settings, stop, listener, dev=dev), host, port)
 
 
 async def _serve(settings: Settings, stop: Stop, listener: socket.socket, *, dev: bool) -> None:
@@ -50,4 +32,4 @@ async def _serve(settings: Settings, stop: Stop, listener: socket.socket, *, dev
     deps = dependencies(settings, dev=dev)
     with running(settings) as relay:
         app = Direct(create_app(settings, deps, relay.promised), middleware(settings))
-        await answer(app, listener, stop, settings.stop_within_s)
+        await http_server.answer(app, listener, stop, settings.stop_within_s)

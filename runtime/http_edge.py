@@ -7,15 +7,18 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Final, Protocol
 
 from prometheus_client import Counter, Histogram
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime import metrics, trace
 from runtime.logs import bound
+from runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +120,22 @@ class Edge:
         refusing = self._refuses(error)
         assert refusing is not None, "Late and Defect are always answered"
         return refusing
+
+
+def through(settings: Settings, refuses: Refuses, methods: Sequence[str]) -> list[Middleware]:
+    """What every request passes through, outermost first: the edge, and CORS where origins are allowed `methods`."""
+    passed = [Middleware(Edge, refuses)]
+    origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
+    if origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=list(methods),
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Service-Secret", "X-Request-Id", "Traceparent"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+        passed.append(cors)
+    return passed
 
 
 @cache

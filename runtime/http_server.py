@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from runtime.exits import Exit, MeterlineExit
@@ -58,6 +60,14 @@ def require_loopback(host: str) -> None:
         raise MeterlineExit(
             Exit.SETTINGS, f"--dev lets everybody in, so it listens on 127.0.0.1 only, not on {host}; leave --host out, or --dev"
         )
+
+
+def run(serve: Callable[[socket.socket], Coroutine[Any, Any, None]], host: str, port: int) -> None:
+    """Blocks while `serve` answers on a socket of this address, in an event loop of its own. Raises MeterlineExit."""
+
+    with contextlib.closing(listen(host, port)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(listener))
+    logger.info("stopped")
 
 
 async def answer(app: ASGIApp, listener: socket.socket, stop: Stop, stop_within_s: float) -> None:

@@ -12,8 +12,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from access.admission import require_credentials
-from access.gates import gate_of, told_of
+from access.admission import before_listening
+from access.gates import gate_of
 from control_plane.grpc import account_service, payment_service
 from control_plane.grpc.methods import Door, Methods
 from control_plane.grpc.tls import credentials_of
@@ -21,7 +21,6 @@ from control_plane.parts import Parts, parts_of
 from control_plane.refusals import Refusal
 from control_plane.unit import Actor
 from runtime.exits import Exit, MeterlineExit
-from runtime.http_server import require_loopback
 from runtime.life import Stop, serve_health
 from runtime.postgres import async_pool
 from runtime.settings import Settings
@@ -44,13 +43,8 @@ def run(settings: Settings, stop: Stop, *, host: str | None = None, dev: bool = 
     Raises MeterlineExit: nobody could come in, `dev` on an address that others reach, a port that cannot be had; SettingsError.
     """
     host = settings.http_host if host is None else host
-    if dev:
-        require_loopback(host)
-    else:
-        require_credentials(settings)
+    before_listening(settings, host, dev=dev)
     credentials = credentials_of(settings)
-    for told in told_of(settings):
-        logger.warning(told)
     if credentials is None:
         logger.warning("calls come in plain text; set METERLINE_GRPC_TLS_CERTIFICATE_FILE, or let a proxy encrypt them")
     parts = parts_of(settings)

@@ -13,11 +13,9 @@ import anyio.to_thread
 import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from psycopg_pool import AsyncConnectionPool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 
 from access.gates import gate_of
 from access.verifiers import Gate
@@ -26,7 +24,7 @@ from control_plane.http.health import Readiness
 from control_plane.http.nouns import NOUNS
 from control_plane.parts import Parts, parts_of
 from control_plane.refusals import Refusal
-from runtime.http_edge import Edge
+from runtime.http_edge import through
 from runtime.postgres import async_pool
 from runtime.settings import Settings
 
@@ -72,7 +70,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         title="Meterline control plane",
         version=version("meterline-server"),
         lifespan=lifespan,
-        middleware=_middleware(settings),
+        middleware=through(settings, refuses, ["GET", "POST", "PUT", "DELETE"]),
         openapi_url="/openapi.json",
         docs_url="/docs",
         redoc_url=None,
@@ -104,22 +102,6 @@ def create_app(deps: Dependencies) -> FastAPI:
     for path, endpoint in opened:
         app.add_api_route(path, endpoint, methods=["GET"], tags=["health"], response_class=Response, response_model=None)
     return app
-
-
-def _middleware(settings: Settings) -> list[Middleware]:
-    """What every request passes through, outermost first."""
-    through = [Middleware(Edge, refuses)]
-    origins = [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
-    if origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Service-Secret", "X-Request-Id", "Traceparent"],
-            expose_headers=["X-Request-Id", "Retry-After"],
-        )
-        through.append(cors)
-    return through
 
 
 async def _refused_by_the_router(_: Request, error: Exception) -> Response:
