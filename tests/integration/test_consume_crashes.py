@@ -48,7 +48,7 @@ def publish(pipeline: Pipeline, round_number: int, count: int = 300) -> None:
             pipeline.send_event(entity, event(entity, "1.250", tenant=f"tnt_{number % 7}"))
             pipeline.send(b'{"tenantId": ', partition=number % pipeline.partitions)
         if round_number and number % 5 == 0:
-            earlier = f"r{round_number - 1}-{number}"
+            earlier = f"r{min(round_number - 1, len(CONSUMER_POINTS))}-{number}"  # a later round may have too few to repeat
             pipeline.send_event(earlier, event(earlier, tenant=f"tnt_{number % 7}"))
     pipeline.flush()
 
