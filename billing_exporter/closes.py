@@ -96,8 +96,7 @@ class Held:
         return sum(self.by_type(row.period, row.positions, row.follows, usage_types).values(), ZERO)
 
     def _ask(self, window: Window) -> dict[tuple[str, str], Decimal]:
-        after = None if window.after is None else (window.after[0], tuple(sorted(window.after[1].items())))
-        key = (window.start, window.end, tuple(sorted(window.positions.items())), after)
+        key = window.key()
         if key not in self._asked:
             self._asked[key] = self._totals(window, [self._tenant_id])
         return self._asked[key]

@@ -21,11 +21,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import Decimal
-from functools import cache
 from typing import Any
 
 from psycopg import Connection
@@ -35,7 +32,7 @@ from billing_exporter.closes import Held, closes_of
 from billing_exporter.figures import mappings
 from billing_exporter.gateway import Account, Gateway
 from billing_exporter.ledger import Row
-from billing_exporter.truth import OpenTotals, TotalsBelow, Window
+from billing_exporter.truth import OpenTotals, TotalsBelow, together
 from metering.export_states import Halted, Outcome, Refused, State, Unclear, after_send, before_send, plain
 from runtime import metrics
 from runtime.crash import crash_point
@@ -131,13 +128,13 @@ class Sender:
         Raises TruthAway when ClickHouse does not answer, psycopg.Error when Postgres does not. Rows stay as they are then.
         """
         deadline = time.monotonic() + patience_s
-        with ledger.connect(self._settings, autocommit=True) as connection:
+        with ledger.connect(self._settings, autocommit=True) as connection, together(self._totals) as totals:
             while True:
                 held = list(tally.held)
                 threads = ledger.due_tenants(connection, self._account, states, held, self._now(), self._threads)
                 if threads:
                     with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
-                        for done in [pool.submit(self._work, tally, states) for _ in range(threads)]:
+                        for done in [pool.submit(self._work, totals, tally, states) for _ in range(threads)]:
                             done.result()
                 if tally.over or self._stop.is_set():
                     return
@@ -149,16 +146,8 @@ class Sender:
                 if time.monotonic() + wait_s > deadline or self._stop.wait(wait_s):
                     return
 
-    def _work(self, tally: Tally, states: Sequence[State]) -> None:
-        with ledger.connect(self._settings) as connection, ExitStack() as opened:
-
-            @cache
-            def truth() -> TotalsBelow:
-                return opened.enter_context(self._totals())
-
-            def totals(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
-                return truth()(window, tenants)
-
+    def _work(self, totals: TotalsBelow, tally: Tally, states: Sequence[State]) -> None:
+        with ledger.connect(self._settings) as connection:
             for _ in range(CLAIMS_MAX):
                 if tally.over or self._stop.is_set():
                     return

@@ -126,20 +126,15 @@ class StripeGateway:
 
     def create_meter(self, meter: str, display_name: str, formula: Literal["last", "sum"]) -> StripeMeter:
         """See Gateway."""
-        return _meter(
-            _call(
-                lambda: self._client.v1.billing.meters.create(
-                    {
-                        "display_name": display_name,
-                        "event_name": meter,
-                        "default_aggregation": {"formula": formula},
-                        "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
-                        "value_settings": {"event_payload_key": "value"},
-                    },
-                    {"idempotency_key": _idempotency_key("meter", meter, display_name, formula)},
-                )
-            )
-        )
+        order: stripe.params.billing.MeterCreateParams = {
+            "display_name": display_name,
+            "event_name": meter,
+            "default_aggregation": {"formula": formula},
+            "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+            "value_settings": {"event_payload_key": "value"},
+        }
+        create = self._client.v1.billing.meters.create
+        return _meter(_once(lambda options: create(order, options), "meter", meter, display_name, formula))
 
     def reactivate_meter(self, meter_id: str) -> None:
         """See Gateway."""
@@ -153,14 +148,9 @@ class StripeGateway:
 
     def create_customer(self, tenant_id: str, name: str) -> StripeCustomer:
         """See Gateway."""
-        return _customer(
-            _call(
-                lambda: self._client.v1.customers.create(
-                    {"name": name or tenant_id, "metadata": {TENANT_METADATA: tenant_id}},
-                    {"idempotency_key": _idempotency_key("customer", tenant_id)},
-                )
-            )
-        )
+        order: stripe.params.CustomerCreateParams = {"name": name or tenant_id, "metadata": {TENANT_METADATA: tenant_id}}
+        create = self._client.v1.customers.create
+        return _customer(_once(lambda options: create(order, options), "customer", tenant_id))
 
     # -- products and prices: see PriceGateway
 
@@ -272,6 +262,24 @@ def _call(work: Callable[[], T]) -> T:
             raise GatewayMissing(str(error)) from error
         unclear = error.http_status is None or error.http_status == 409 or error.http_status >= 500 or error.http_status < 400
         raise (GatewayAway if unclear else GatewayError)(str(error)) from error
+
+
+def _once(create: Callable[[stripe.RequestOptions], T], *parts: str) -> T:
+    """Creates what `parts` name, one object however many runs do it at once: its idempotency key is made of them.
+
+    A failure that Stripe kept under that key would be its answer for a day. It says when it repeats one; then the call is
+    made once under another key, for whoever creates has seen since that failure that there is no such object.
+    """
+
+    def attempt() -> T:
+        try:
+            return create({"idempotency_key": _idempotency_key(*parts)})
+        except stripe.APIError as error:
+            if (error.headers or {}).get("idempotent-replayed") != "true":
+                raise
+            return create({})
+
+    return _call(attempt)
 
 
 def _walk(listed: stripe.ListObject[Object], most: int) -> Iterator[Object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -25,6 +27,11 @@ class Window:
     end: date
     positions: Positions
     after: tuple[date, Positions] | None = None
+
+    def key(self) -> Hashable:
+        """Equal for windows that sum the same events."""
+        after = None if self.after is None else (self.after[0], tuple(sorted(self.after[1].items())))
+        return (self.start, self.end, tuple(sorted(self.positions.items())), after)
 
 
 TotalsBelow = Callable[[Window, Sequence[str]], "dict[tuple[str, str], Decimal]"]
@@ -61,6 +68,44 @@ def clickhouse_totals(settings: Settings) -> OpenTotals:
             client.close()
 
     return opened
+
+
+@contextmanager
+def together(open_totals: OpenTotals) -> Iterator[TotalsBelow]:
+    """One reader for any number of threads, opened when it is first asked.
+
+    One statement runs at a time, and asks for the tenants of all calls that wait for the same window: what a statement costs
+    is the same for one tenant and for ten. A failure of it is raised in each of these calls.
+    """
+    asking, guard = threading.Lock(), threading.Lock()
+    waiting: dict[Hashable, list[tuple[Sequence[str], Future[dict[tuple[str, str], Decimal]]]]] = {}
+    readers: list[TotalsBelow] = []
+    with ExitStack() as opened:
+
+        def ask(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+            if not readers:
+                readers.append(opened.enter_context(open_totals()))
+            return readers[0](window, tenants)
+
+        def totals_below(window: Window, tenants: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+            mine: Future[dict[tuple[str, str], Decimal]] = Future()
+            with guard:
+                waiting.setdefault(window.key(), []).append((tenants, mine))
+            with asking:
+                if not mine.done():
+                    with guard:
+                        calls = waiting.pop(window.key())
+                    try:
+                        found = ask(window, sorted({tenant for of_call, _ in calls for tenant in of_call}))
+                    except BaseException as error:
+                        for _, call in calls:
+                            call.set_exception(error)
+                        raise
+                    for _, call in calls:
+                        call.set_result(found)
+            return {pair: total for pair, total in mine.result().items() if pair[0] in tenants}
+
+        yield totals_below
 
 
 def places(positions: Positions) -> dict[tuple[int, int], int]:

@@ -123,6 +123,23 @@ def test_creating_twice_makes_one(both: tuple[Gateway, Move], name: str) -> None
     assert [customer.tenant_id for customer in gateway.customers()].count(tenant) == 1
 
 
+def test_a_failure_that_stripe_keeps_under_a_key_does_not_keep_what_was_not_made_from_being_made(
+    server: LocalStripeServer, name: str
+) -> None:
+    gateway = StripeGateway(server.key, api_base=server.url, timeout_s=10)
+    server.admin("faults", {"rates": {"error": 1.0}, "seed": 1})
+    try:
+        with pytest.raises(GatewayAway):
+            gateway.create_customer(name, "Name")
+        with pytest.raises(GatewayAway):
+            gateway.create_meter(name, "Units", "last")
+    finally:
+        server.admin("faults", {})
+    customer = gateway.create_customer(name, "Name")
+    assert [found.id for found in gateway.customers() if found.tenant_id == name] == [customer.id]
+    assert gateway.create_meter(name, "Units", "last").meter == name
+
+
 def test_the_account_and_its_mode_are_told(both: tuple[Gateway, Move]) -> None:
     gateway, _ = both
     account = gateway.account()

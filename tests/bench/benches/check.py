@@ -127,4 +127,6 @@ def _fill(settings: Settings, tenants: int) -> str:
         )
         connection.execute("UPDATE alert_progress SET looked_until = now()")
         connection.execute("VACUUM ANALYZE")
+        # What filling has left to be written would be written, and waited for, while checks are measured.
+        connection.execute("CHECKPOINT")
         return create(connection, "bench", ["bench"])
