@@ -38,7 +38,8 @@ from store import epochs, group, topic_state
 
 logger = logging.getLogger(__name__)
 
-_BATCH_WITHIN_S = 0.02
+_BATCH_WITHIN_S = 0.005
+"""How long the first delta of a batch waits for more: every event's counter waits as long. Under load they are there already."""
 _WAITING_MIN = 64
 _METADATA_MAX_AGE_MS = 5_000
 """How soon partitions are found that the deltas topic was given for a new epoch."""
