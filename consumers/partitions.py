@@ -59,6 +59,10 @@ class Partitions:
         if self.storer is not None:
             self.storer.serve()
 
+    def storing(self) -> bool:
+        """Whether another cycle would only wait for the one that is being stored."""
+        return self.storer is not None and self.storer.busy
+
     def take_up(self) -> None:
         """Joins the group for the epoch in hand. Of the one before it, if there was one, everything is committed."""
         self._give_up_lanes()

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _CONSUME_MAX = 10_000
 _IDLE_POLL_S = 0.1
 _BUSY_POLL_S = 0.005
+_WINDOWS_MAX = 4
+"""How many waiting windows a cycle gathers for while the one before it is being stored."""
 
 _PASSED_OVER = frozenset(
     {
@@ -49,6 +51,8 @@ class LogReader:
     def gather(self) -> None:
         """Reads records into the lanes: until the waiting window ends, or the cycle is full.
 
+        While a cycle is being stored, another would only wait behind it, and whatever comes later behind both: it gathers on
+        instead, for some windows at most. So a store that is slow for a while makes larger cycles, not a queue of them.
         A lane that kept records from a cut range counts too, so that the bound holds for the cycle as a whole.
         """
         waiting, size = self._waiting()
@@ -57,14 +61,16 @@ class LogReader:
         if first is not None:
             self._take([first])
             waiting, size = self._waiting()
-        deadline = time.monotonic() + self._settings.range_window_ms / 1000
+        window_s = self._settings.range_window_ms / 1000
+        began_s = time.monotonic()
         while waiting < self._settings.range_events_max and size < self._settings.range_bytes_max:
             room = min(_CONSUME_MAX, self._settings.range_events_max - waiting)
             messages = self._consumer.consume(room, 0)
             self._partitions.serve()
             self._take(messages)
-            left_s = deadline - time.monotonic()
             if not messages:
+                windows = _WINDOWS_MAX if self._partitions.storing() else 1
+                left_s = began_s + windows * window_s - time.monotonic()
                 if left_s <= 0 or not waiting or self._stop.is_set():
                     return
                 late = self._consumer.poll(min(left_s, _BUSY_POLL_S))

@@ -109,6 +109,7 @@ class Storer:
         self._cycles: queue.Queue[Cycle | None] = queue.Queue(CYCLES_WAITING_MAX)
         self._acks: queue.SimpleQueue[Cycle] = queue.SimpleQueue()
         self._errands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._submitted = self._finished = 0
         self._abandoned = threading.Event()
         self._last: dict[int, Committed] = dict(taken)
         self.failure: BaseException | None = None
@@ -133,7 +134,13 @@ class Storer:
                 if stop.is_set():
                     return False
                 continue
+            self._submitted += 1
             return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cycle handed over is not committed yet. For the thread that hands them over."""
+        return self._submitted > self._finished
 
     def serve(self) -> None:
         """Makes the calls to the group that the thread waits for. By the thread that polls, often; waits for nothing else."""
@@ -222,6 +229,7 @@ class Storer:
         crash_point("consumer.committed")
         self._last.update(notes)
         self._acks.put(cycle)
+        self._finished += 1
         _count(cycle)
 
     def _commit(self, notes: dict[int, Committed]) -> None:

@@ -51,7 +51,8 @@ class SilentLog(EndlessLog):
 
 
 class OnePartition:
-    def __init__(self) -> None:
+    def __init__(self, is_storing: bool = False) -> None:
+        self.is_storing = is_storing
         self.one = Lane(Epoch(1), Partition(0), Offset(0), 1, Figures(), CommittedIndex())
 
     def lanes(self) -> list[Lane]:
@@ -63,9 +64,12 @@ class OnePartition:
     def serve(self) -> None:
         """No commit waits."""
 
+    def storing(self) -> bool:
+        return self.is_storing
 
-def gathered(log: EndlessLog, settings: Settings) -> Lane:
-    partitions = OnePartition()
+
+def gathered(log: EndlessLog, settings: Settings, is_storing: bool = False) -> Lane:
+    partitions = OnePartition(is_storing)
     LogReader(settings, cast(Consumer, log), cast(Partitions, partitions), threading.Event()).gather()
     return partitions.one
 
@@ -81,7 +85,10 @@ def test_a_cycle_that_has_its_bytes_takes_no_more_than_the_client_hands_over_at_
     assert most <= lane.waiting_bytes < most + AT_ONCE * (len(VALUE) + 100)
 
 
-def test_a_cycle_ends_with_its_window_when_nothing_more_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("is_storing", "window_s"), [(False, 0.04), (True, 0.16)])
+def test_a_cycle_ends_with_its_window_and_while_one_is_stored_with_four(
+    monkeypatch: pytest.MonkeyPatch, is_storing: bool, window_s: float
+) -> None:
     now_s = 0.0
 
     def passing() -> float:
@@ -90,5 +97,9 @@ def test_a_cycle_ends_with_its_window_when_nothing_more_comes(monkeypatch: pytes
         return now_s
 
     monkeypatch.setattr(time, "monotonic", passing)
-    assert gathered(SilentLog(), load_settings({"METERLINE_RANGE_WINDOW_MS": "40"})).waiting == 1
-    assert 0.04 < now_s < 0.06
+    assert gathered(SilentLog(), load_settings({"METERLINE_RANGE_WINDOW_MS": "40"}), is_storing).waiting == 1
+    assert window_s < now_s < window_s + 0.02
+
+
+def test_a_full_cycle_does_not_wait_for_the_one_that_is_stored() -> None:
+    assert gathered(EndlessLog(), load_settings({"METERLINE_RANGE_EVENTS_MAX": "250"}), is_storing=True).waiting == 250
