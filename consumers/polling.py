@@ -26,7 +26,9 @@ _CONSUME_MAX = 10_000
 _IDLE_POLL_S = 0.1
 _BUSY_POLL_S = 0.005
 _WINDOWS_MAX = 4
-"""How many waiting windows a cycle gathers for while the one before it is being stored."""
+"""How many waiting windows a small cycle gathers for while the one before it is being stored."""
+_SMALL_CYCLE = 2_000
+"""Fewer records than this cost little more than one: what a cycle costs by itself is most of it."""
 
 _PASSED_OVER = frozenset(
     {
@@ -51,8 +53,8 @@ class LogReader:
     def gather(self) -> None:
         """Reads records into the lanes: until the waiting window ends, or the cycle is full.
 
-        While a cycle is being stored, another would only wait behind it, and whatever comes later behind both: it gathers on
-        instead, for some windows at most. So a store that is slow for a while makes larger cycles, not a queue of them.
+        While a cycle is being stored, another small one would only wait behind it, and whatever comes later behind both: it
+        gathers on instead, for some windows at most. So a store that is slow for a while makes larger cycles, not a queue.
         A lane that kept records from a cut range counts too, so that the bound holds for the cycle as a whole.
         """
         waiting, size = self._waiting()
@@ -69,7 +71,7 @@ class LogReader:
             self._partitions.serve()
             self._take(messages)
             if not messages:
-                windows = _WINDOWS_MAX if self._partitions.storing() else 1
+                windows = _WINDOWS_MAX if waiting < _SMALL_CYCLE and self._partitions.storing() else 1
                 left_s = began_s + windows * window_s - time.monotonic()
                 if left_s <= 0 or not waiting or self._stop.is_set():
                     return

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import Consumer, Message
 
+from consumers import polling
 from consumers.lane import Lane
 from consumers.partitions import Partitions
 from consumers.polling import LogReader
@@ -85,10 +86,11 @@ def test_a_cycle_that_has_its_bytes_takes_no_more_than_the_client_hands_over_at_
     assert most <= lane.waiting_bytes < most + AT_ONCE * (len(VALUE) + 100)
 
 
-@pytest.mark.parametrize(("is_storing", "window_s"), [(False, 0.04), (True, 0.16)])
-def test_a_cycle_ends_with_its_window_and_while_one_is_stored_with_four(
-    monkeypatch: pytest.MonkeyPatch, is_storing: bool, window_s: float
+@pytest.mark.parametrize(("is_storing", "small", "window_s"), [(False, 2, 0.04), (True, 2, 0.16), (True, 1, 0.04)])
+def test_a_cycle_ends_with_its_window_and_a_small_one_while_another_is_stored_with_four(
+    monkeypatch: pytest.MonkeyPatch, is_storing: bool, small: int, window_s: float
 ) -> None:
+    monkeypatch.setattr(polling, "_SMALL_CYCLE", small)
     now_s = 0.0
 
     def passing() -> float:
