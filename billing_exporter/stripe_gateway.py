@@ -35,6 +35,8 @@ Object = TypeVar("Object", bound=stripe.StripeObject)
 
 _PAGE = 100
 _METERS_MAX = 10_000
+_KEYS_MAX = 20
+"""Failures of one object that Stripe may keep, each under a key of its own, before setup has to wait for the day to pass."""
 _LOOKUP_KEYS_MAX = 10
 _PRICES_MAX = 1_000_000
 _LINES_MAX = 10_000
@@ -267,17 +269,19 @@ def _call(work: Callable[[], T]) -> T:
 def _once(create: Callable[[stripe.RequestOptions], T], *parts: str) -> T:
     """Creates what `parts` name, one object however many runs do it at once: its idempotency key is made of them.
 
-    A failure that Stripe kept under that key would be its answer for a day. It says when it repeats one; then the call is
-    made once under another key, for whoever creates has seen since that failure that there is no such object.
+    A failure that Stripe kept under a key would be its answer for a day. It says when it repeats one; then the next key of a
+    fixed row is tried, the same one by every run. Whoever creates has seen since that failure that there is no such object.
     """
 
     def attempt() -> T:
-        try:
-            return create({"idempotency_key": _idempotency_key(*parts)})
-        except stripe.APIError as error:
-            if (error.headers or {}).get("idempotent-replayed") != "true":
-                raise
-            return create({})
+        row = 0
+        while True:
+            try:
+                return create({"idempotency_key": _idempotency_key(*parts, *([str(row)] if row else []))})
+            except stripe.APIError as error:
+                row += 1
+                if row == _KEYS_MAX or (error.headers or {}).get("idempotent-replayed") != "true":
+                    raise
 
     return _call(attempt)
 

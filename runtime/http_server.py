@@ -64,7 +64,6 @@ def require_loopback(host: str) -> None:
 
 def run(serve: Callable[[socket.socket], Coroutine[Any, Any, None]], host: str, port: int) -> None:
     """Blocks while `serve` answers on a socket of this address, in an event loop of its own. Raises MeterlineExit."""
-
     with contextlib.closing(listen(host, port)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(listener))
     logger.info("stopped")

@@ -129,15 +129,17 @@ def test_a_failure_that_stripe_keeps_under_a_key_does_not_keep_what_was_not_made
     gateway = StripeGateway(server.key, api_base=server.url, timeout_s=10)
     server.admin("faults", {"rates": {"error": 1.0}, "seed": 1})
     try:
-        with pytest.raises(GatewayAway):
-            gateway.create_customer(name, "Name")
-        with pytest.raises(GatewayAway):
-            gateway.create_meter(name, "Units", "last")
+        for _ in range(3):
+            with pytest.raises(GatewayAway):
+                gateway.create_customer(name, "Name")
+            with pytest.raises(GatewayAway):
+                gateway.create_meter(name, "Units", "last")
     finally:
         server.admin("faults", {})
     customer = gateway.create_customer(name, "Name")
+    assert gateway.create_customer(name, "Name") == customer  # as another run at the same time would find it
     assert [found.id for found in gateway.customers() if found.tenant_id == name] == [customer.id]
-    assert gateway.create_meter(name, "Units", "last").meter == name
+    assert gateway.create_meter(name, "Units", "last") == gateway.create_meter(name, "Units", "last")
 
 
 def test_the_account_and_its_mode_are_told(both: tuple[Gateway, Move]) -> None:

@@ -33,6 +33,8 @@ def test_every_mutant_still_fits_the_code(tmp_path: Path) -> None:
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_bytes((ROOT / path).read_bytes())
         apply(mutant, tmp_path)
+        patched = {patch.path for patch in mutant.patches}
+        assert {path for path in paths if (tmp_path / path).read_bytes() != (ROOT / path).read_bytes()} == patched
 
 
 def test_names_are_unique_and_each_says_what_it_leaves_out() -> None:

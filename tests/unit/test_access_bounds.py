@@ -130,9 +130,12 @@ def test_a_rate_below_one_a_second_says_when_to_come_back() -> None:
 
 
 def test_a_kind_without_a_rate_is_not_limited() -> None:
-    limits = RateLimits({"user": 1, "service": 0}, lambda: 0.0)
+    limits = RateLimits({"user": 0.5, "service": 0}, lambda: 0.0)
     for _ in range(100):
         limits.admit(Principal("service", "photos"))
+    limits.admit(user("a"))
+    with pytest.raises(AccessRefused):  # the one with a rate is limited beside it
+        limits.admit(user("a"))
 
 
 def test_a_principal_of_one_kind_takes_nothing_from_its_namesake_of_another() -> None:

@@ -127,8 +127,8 @@ def test_a_check_that_arrives_just_as_the_last_statement_ends_is_answered() -> N
             for _ in range(steps):
                 await asyncio.sleep(0)
             async with asyncio.timeout(5):
-                await standings.one(Ask("tnt_2", "DEEP"))
-                await first
+                second = await standings.one(Ask("tnt_2", "DEEP"))
+                assert [(await first).standing.tenant_known, second.standing.tenant_known] == [True, True]
 
     asyncio.run(run())
 
