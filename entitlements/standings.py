@@ -1,7 +1,8 @@
 """How tenants stand, read from Postgres: one statement for all who ask at the same time.
 
 A request that finds no statement under way starts one at once. While it runs, what arrives waits and goes into the next
-one together: alone a check waits for nothing, and under load the number of statements grows slower than the requests.
+one together: alone a check waits for nothing, and under load the number of statements grows slower than the requests. Where
+many wait, half of them go at a time, so that Postgres and this process work beside each other and not in turns.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ ten of the rows that it answers."""
 GATHER_TURNS = 4
 """Turns of the event loop between the first who asks and the statement: what the sockets hold already is read in them and
 comes along. Alone they pass in microseconds; without them every other statement answers one or two of those who ask."""
+HALVED_FROM = 12
+"""From so many who wait, a statement takes half of them: while Postgres looks one half up, this process answers the other.
+Fewer than that in two statements cost more than the waiting."""
 WAITING_MAX = 10_000
 """More waiting checks than this are refused with 503: they would be answered too late to matter."""
 
@@ -141,10 +145,16 @@ class Standings:
             self._workers.discard(worker)
 
     async def _answer_all(self) -> None:
+        count = TOGETHER_MAX
         while self._waiting:
             for _ in range(GATHER_TURNS):
+                # As many as the last statement answered: the other half is here, and waits for no more.
+                if len(self._waiting) >= count:
+                    break
                 await asyncio.sleep(0)
-            together = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
+            waiting = len(self._waiting)
+            count = min(TOGETHER_MAX, waiting if waiting < HALVED_FROM else (waiting + 1) // 2)
+            together = [self._waiting.popleft() for _ in range(count)]
             try:
                 answers = await self.many([ask for ask, _ in together])
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to everyone who waits for this statement

@@ -47,13 +47,18 @@ SETTINGS = {
     # Not in /dev/shm: small in containers, and a killed server would leave files there.
     "dynamic_shared_memory_type": "mmap",
     "max_connections": "200",
-    "shared_buffers": "64MB",
-    "max_wal_size": "512MB",
+    # A full-page image a page and checkpoint: with little room counters that are written all the time make checkpoints of it.
+    "max_wal_size": "2GB",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
+
+BUFFERS_SHARE = 8
+"""The part of the machine's memory for what Postgres holds of its tables: one in so many. Taken as it is used."""
+BUFFERS_MIN_MB, BUFFERS_MAX_MB = 64, 2_048
+"""A disk that is slow to answer, or a kernel that gives up cached files early, makes a check wait for each page beyond it."""
 
 # Run as the other user: which of the paths can it not enter or execute?
 _PROBE = """
@@ -61,6 +66,21 @@ import os, sys
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1]))
 print("\\n".join(path for path in sys.argv[3:] if not os.access(path, os.R_OK | os.X_OK if os.path.isfile(path) else os.X_OK)))
 """
+
+
+def buffers_mb(memory: int) -> int:
+    """What a machine with so many bytes of memory gives to Postgres."""
+    return min(max(memory // BUFFERS_SHARE >> 20, BUFFERS_MIN_MB), BUFFERS_MAX_MB)
+
+
+def memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """What this process may use: the machine's memory, or its control group's limit (`limit` holds it) where that is less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(memory, int(limit.read_text("ascii")))
+    except (OSError, ValueError):
+        # No such group, or "max".
+        return memory
 
 
 class Postgres(ChildServer):
@@ -114,7 +134,11 @@ class Postgres(ChildServer):
         data = place / "data"
         if not initialised:
             yield from self._initialising(user, place, binaries, data)
-        settings = SETTINGS | {"port": str(self.port), "fsync": "on" if self._durable else "off"}
+        settings = SETTINGS | {
+            "port": str(self.port),
+            "fsync": "on" if self._durable else "off",
+            "shared_buffers": f"{buffers_mb(memory_bytes())}MB",
+        }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         deadline = time.monotonic() + FORMER_GONE_WITHIN_S
         while True:
