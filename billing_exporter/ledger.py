@@ -1,4 +1,6 @@
-"""The export ledger in Postgres: every statement that reads or moves its rows. Callers commit.
+"""The export ledger in Postgres: every statement that reads or moves its rows.
+
+Each function is one statement, or a transaction within the caller's, so that a connection may be in autocommit.
 
 Leases run on the database's clock, so that machines whose clocks differ agree; ages (`next_try_at`, `first_sent_at`) run on
 the exporter's `now`, so that a test can move it.
@@ -118,7 +120,19 @@ UPDATE export_ledger SET
 WHERE id = %(id)s AND state = %(from_state)s
   AND lease_token IS NOT DISTINCT FROM %(token)s
   AND (NOT %(keep)s OR lease_until > clock_timestamp())
-RETURNING id
+"""
+
+# One statement, so that no revision is accepted without those before it being replaced.
+_MOVE_AND_REPLACE = f"""
+WITH newer AS ({_MOVE} RETURNING *), replaced AS (
+    UPDATE export_ledger older SET state = 'superseded', reason = 'revision ' || newer.revision || ' took its place',
+        changed_at = %(now)s
+    FROM newer
+    WHERE (older.account, older.livemode, older.tenant_id, older.meter, older.period_start) =
+      (newer.account, newer.livemode, newer.tenant_id, newer.meter, newer.period_start)
+      AND older.revision < newer.revision AND older.state IN ('accepted', 'confirmed', 'rejected', 'manual')
+)
+SELECT id FROM newer
 """
 
 
@@ -190,7 +204,7 @@ def due_tenants(
 
 
 def begin_send(connection: Connection[Any], row: Row, now: datetime, lease_s: float) -> bool:
-    """Moves a leased row to `sending` and renews its lease; False when the lease is gone. Commit before the call."""
+    """Moves a leased row to `sending` and renews its lease; False when the lease is gone. To be committed before the call."""
     return _move(connection, row, Step("sending"), now, row.lease_token, keep=True, lease_s=lease_s, sent_at=now)
 
 
@@ -199,18 +213,12 @@ def settle(connection: Connection[Any], row: Row, from_state: State, step: Step,
 
     A row that is accepted takes the place of the revisions of its period before it.
     """
-    moved = _move(connection, row, step, now, row.lease_token, from_state=from_state)
-    if moved and step.state == "accepted" and row.mode == "last":
-        replace_older(connection, row, now)
-    return moved
+    return _move(connection, row, step, now, row.lease_token, from_state=from_state)
 
 
 def move_unleased(connection: Connection[Any], row: Row, step: Step, now: datetime) -> bool:
-    """Moves a row that nobody sends, if it is still as it was read."""
-    moved = _move(connection, row, step, now, row.lease_token)
-    if moved and step.state == "accepted" and row.mode == "last":
-        replace_older(connection, row, now)
-    return moved
+    """Moves a row that nobody sends, if it is still as it was read. Accepted, it takes the place of those before it."""
+    return _move(connection, row, step, now, row.lease_token)
 
 
 def move_through(
@@ -240,7 +248,8 @@ def _move(
     sent_at: datetime | None = None,
 ) -> bool:
     found = connection.execute(
-        _MOVE,
+        # Stripe shows the newest revision of a `last` meter only.
+        _MOVE_AND_REPLACE if step.state == "accepted" and row.mode == "last" else f"{_MOVE} RETURNING id",
         {
             "id": row.id,
             "from_state": from_state or row.state,
@@ -258,31 +267,21 @@ def _move(
     return found is not None
 
 
-def replace_older(connection: Connection[Any], row: Row, now: datetime) -> None:
-    """Marks what was accepted or refused before `row` in its period: Stripe shows the newest only."""
-    connection.execute(
-        "UPDATE export_ledger older SET state = 'superseded', reason = %(reason)s, changed_at = %(now)s FROM export_ledger newer"
-        " WHERE newer.id = %(id)s AND (older.account, older.livemode, older.tenant_id, older.meter, older.period_start) ="
-        "  (newer.account, newer.livemode, newer.tenant_id, newer.meter, newer.period_start)"
-        "  AND older.revision < newer.revision AND older.state IN ('accepted', 'confirmed', 'rejected', 'manual')",
-        {"id": row.id, "reason": f"revision {row.revision} took its place", "now": now},
-    )
-
-
 def hold(connection: Connection[Any], rows: Sequence[Row], reason: str, now: datetime) -> None:
     """Keeps planned rows from being sent in this run, with the reason beside them; the next run looks again."""
-    connection.execute(
-        "UPDATE export_ledger SET reason = %(reason)s, changed_at = %(now)s, lease_token = NULL, lease_until = NULL"
-        " WHERE id = ANY(%(ids)s) AND state = 'planned' AND lease_token = ANY(%(tokens)s)"
-        " AND reason IS DISTINCT FROM %(reason)s",
-        {
-            "ids": [row.id for row in rows],
-            "tokens": [row.lease_token for row in rows],
-            "reason": reason[:REASON_CHARS_MAX],
-            "now": now,
-        },
-    )
-    release(connection, rows)
+    with connection.transaction():
+        connection.execute(
+            "UPDATE export_ledger SET reason = %(reason)s, changed_at = %(now)s, lease_token = NULL, lease_until = NULL"
+            " WHERE id = ANY(%(ids)s) AND state = 'planned' AND lease_token = ANY(%(tokens)s)"
+            " AND reason IS DISTINCT FROM %(reason)s",
+            {
+                "ids": [row.id for row in rows],
+                "tokens": [row.lease_token for row in rows],
+                "reason": reason[:REASON_CHARS_MAX],
+                "now": now,
+            },
+        )
+        release(connection, rows)
 
 
 def note(connection: Connection[Any], row: Row, reason: str) -> None:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from psycopg import Connection
@@ -121,6 +121,8 @@ class Sender:
         # More threads than calls: while some wait for Stripe, others compare and commit.
         self._calls, self._threads = threading.BoundedSemaphore(settings.stripe_concurrency), settings.stripe_concurrency * 2
         self._lease_s = settings.stripe_timeout_s + LEASE_MARGIN_S
+        self._frozen: dict[tuple[date, str], tuple[str, ...]] = {}
+        """Usage types by (period, meter) that are fixed for good."""
 
     def drain(self, tally: Tally, patience_s: float, states: Sequence[State] = ledger.DUE) -> None:
         """Sends what is in `states` until nothing is due; waits up to `patience_s` for rows that wait for their next try.
@@ -147,25 +149,24 @@ class Sender:
                     return
 
     def _work(self, totals: TotalsBelow, tally: Tally, states: Sequence[State]) -> None:
-        with ledger.connect(self._settings) as connection:
+        # In autocommit: every step of a row is one statement, and three trips each would be most of what a row costs.
+        with ledger.connect(self._settings, autocommit=True) as connection:
             for _ in range(CLAIMS_MAX):
                 if tally.over or self._stop.is_set():
                     return
                 with tally.lock:
                     held = list(tally.held)
                 rows = ledger.claim(connection, self._account, states, held, self._now(), self._lease_s)
-                connection.commit()
                 if not rows:
                     return
                 try:
                     self._tenant(connection, totals, rows, tally)
                 finally:
-                    if not connection.broken:
-                        connection.rollback()
+                    if rows and not connection.broken:
                         ledger.release_unbegun(connection, rows)
-                        connection.commit()
 
     def _tenant(self, connection: Connection[Any], totals: TotalsBelow, rows: list[Row], tally: Tally) -> None:
+        """Takes out of `rows` those that it is done with; what is left was left alone."""
         tenant = rows[0].tenant_id
         fresh = [row for row in rows if row.first_sent_at is None]
         if fresh:
@@ -173,26 +174,22 @@ class Sender:
             if difference is not None:
                 logger.error("tenant held: ClickHouse and the counters differ", extra={"difference": difference})
                 ledger.hold(connection, fresh, f"held: {difference}", self._now())
-                connection.commit()
                 metrics.EXPORTS_HELD.inc()
                 with tally.lock:
                     tally.held[tenant] = difference
-                rows = [row for row in rows if row.first_sent_at is not None]
-        for row in rows:
-            if tally.over or self._stop.is_set():
-                return
-            self._send(connection, row, tally)
+                rows[:] = [row for row in rows if row.first_sent_at is not None]
+        while rows and not tally.over and not self._stop.is_set():
+            self._send(connection, rows[0], tally)
+            del rows[0]
 
     def _difference(self, connection: Connection[Any], totals: TotalsBelow, tenant: str) -> str | None:
         """How the tenant's planned rows differ from ClickHouse below their positions; None when they do not."""
         rows = ledger.unsent_of(connection, self._account, tenant)
-        types = mappings(connection, self._account, sorted({row.period_start for row in rows}))
-        truth = Held(totals, tenant, closes_of(connection, tenant))
-        connection.commit()
+        follows = any(row.follows is not None for row in rows)
+        truth = Held(totals, tenant, closes_of(connection, tenant) if follows else {})
         found = []
         for row in rows:
-            mapping = next(mapping for mapping in types[row.period_start] if mapping.meter == row.meter)
-            held = truth.of(row, mapping.usage_types)
+            held = truth.of(row, self._usage_types(connection, row))
             if held != row.exact_total:
                 found.append(
                     f"{row.meter} from {row.period_start}: clickhouse {plain(held)}, counters {plain(row.exact_total)},"
@@ -200,21 +197,29 @@ class Sender:
                 )
         return "; ".join(found) or None
 
+    def _usage_types(self, connection: Connection[Any], row: Row) -> tuple[str, ...]:
+        """What the row's meter covers in its period."""
+        known = self._frozen.get((row.period_start, row.meter))
+        if known is not None:
+            return known
+        of_period = mappings(connection, self._account, [row.period_start])[row.period_start]
+        mapping = next(mapping for mapping in of_period if mapping.meter == row.meter)
+        if mapping.frozen:
+            self._frozen[row.period_start, row.meter] = mapping.usage_types
+        return mapping.usage_types
+
     def _send(self, connection: Connection[Any], row: Row, tally: Tally) -> None:
         now = self._now()
         step = before_send(row.state, row.first_sent_at, row.event_time, now)
         if step.state != "sending":
             if ledger.settle(connection, row, row.state, step, now):
                 tally.add(step.state)
-            connection.commit()
             return
         self._reached("exporter.before_sending")
         begun_s = _awake_s()
         if not ledger.begin_send(connection, row, now, self._lease_s):
-            connection.rollback()
             logger.warning("lease lost before the call; another sender has the row", extra={"ledger_id": row.id})
             return
-        connection.commit()
         with self._calls:
             if _awake_s() - begun_s > LEASE_MARGIN_S:
                 # stopped, or waited, for a while between commit and call: the lease may not outlast the call any more
@@ -230,7 +235,6 @@ class Sender:
         step = after_send(outcome, row.attempts + 1, row.first_sent_at or sent_at, now, random.random())  # noqa: S311 - a wait
         self._reached("exporter.before_accepted")
         moved = ledger.settle(connection, replace(row, attempts=row.attempts + 1), "sending", step, now)
-        connection.commit()
         if moved:
             tally.add(step.state)
         else:

@@ -121,10 +121,12 @@ class LocalStripe:
             raise Problem(f"Unrecognized request URL ({method}: {path[:200]}).", status=404)
         if _VERSION.fullmatch(headers.get("stripe-version", API_VERSION)) is None:
             raise Problem(f"Invalid Stripe API version: {headers['stripe-version'][:40]}")
+        answers_at = asyncio.get_running_loop().time() + self._faults.latency_ms / 1000
         if method != "POST":
             # The SDK sends the parameters of a DELETE in the query as well.
-            await asyncio.sleep(self._faults.latency_ms / 1000)
-            return await self._keeper.do(timeline.timely(call.work(forms.parse(query))))
+            answer = await self._keeper.do(timeline.timely(call.work(forms.parse(query))))
+            await _until(answers_at)
+            return answer
         params = _params(path, headers, body)
         if fault == "rate_limit":
             raise Problem("Too many requests; this one was chosen to say so.", status=429, code="rate_limit")
@@ -137,8 +139,8 @@ class LocalStripe:
                 raise wrong("Idempotency-Key", f"want 1 to {idempotency.KEY_CHARS_MAX} characters")
             work = idempotency.once(work, key, idempotency.fingerprint(method, path, body), request_id)
         with self._alone(path, params, key):
-            await asyncio.sleep(self._faults.latency_ms / 1000)
             answer = await self._keeper.do(timeline.timely(work))
+            await _until(answers_at)
             if fault == "slow":
                 await asyncio.sleep(self._faults.slow_ms / 1000)
             return answer
@@ -253,6 +255,11 @@ def _params(path: str, headers: dict[str, str], body: bytes) -> forms.Params:
     if kind != wanted:
         raise Problem(f"Invalid request: POST to {path[:3]} wants {wanted}, not {kind[:80]}")
     return forms.of_json(_json(body)) if path.startswith("/v2/") else forms.parse(body)
+
+
+async def _until(at: float) -> None:
+    """Waits for a time of the event loop."""
+    await asyncio.sleep(max(0.0, at - asyncio.get_running_loop().time()))
 
 
 async def _hang_up(scope: Scope, receive: Receive) -> None:
