@@ -113,7 +113,7 @@ def test_the_format_refuses_what_compose_refuses(service: str, key: str, value: 
 
 def test_it_runs_the_three_servers_the_setup_and_every_stage() -> None:
     assert set(SERVERS) == {"kafka", "clickhouse", "postgres"}
-    assert set(APP) == {"setup", "consumer", "aggregator", "entitlements", "control-plane", "exporter"}
+    assert set(APP) == {"setup", "consumer", "aggregator", "entitlements", "control-plane", "grpc", "exporter"}
     assert {service["image"] for service in APP.values()} == {"meterline-server:local"}
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["exporter"]
 
@@ -216,7 +216,7 @@ def test_no_secret_has_a_default_and_a_missing_one_is_told_with_its_remedy() -> 
 
 def test_ports_are_published_to_this_machine_only() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(published) == {"kafka", "clickhouse", "postgres", "entitlements", "control-plane"}
+    assert set(published) == {"kafka", "clickhouse", "postgres", "entitlements", "control-plane", "grpc"}
     for ports in published.values():
         assert [port for port in ports if not port.startswith("127.0.0.1:${")] == []
 
@@ -237,12 +237,12 @@ def test_what_runs_for_long_is_started_again_and_watched() -> None:
         once = name in ("setup", "exporter")
         assert service["restart"] == ("no" if once else "unless-stopped")
         assert ("healthcheck" in service) is not once
-    for name in ("kafka", "clickhouse", "postgres", "consumer", "aggregator", "entitlements", "control-plane"):
+    for name in ("kafka", "clickhouse", "postgres", "consumer", "aggregator", "entitlements", "control-plane", "grpc"):
         check = SERVICES[name]["healthcheck"]
         assert _seconds(check["timeout"]) <= _seconds(check["interval"]), f"{name}: checks would pile up"
 
 
-@pytest.mark.parametrize("name", ["consumer", "aggregator"])
+@pytest.mark.parametrize("name", ["consumer", "aggregator", "grpc"])
 def test_the_health_check_of_a_stage_asks_a_path_and_port_that_it_serves(name: str) -> None:
     url = _asked(SERVICES[name])
     assert url.port == load_settings(_environment(SERVICES[name])).metrics_port
@@ -262,6 +262,12 @@ def test_the_health_check_of_a_server_asks_a_path_and_port_that_it_serves(name: 
     settings = load_settings(_environment(SERVICES[name]))
     assert url.port == settings.http_port == default
     assert f'"{url.path}"' in (ROOT / routes).read_text("utf-8")
+
+
+def test_the_grpc_services_are_published_on_the_ports_that_they_listen_on() -> None:
+    settings = load_settings(_environment(SERVICES["grpc"]))
+    inside = {int(port.rpartition(":")[2]) for port in SERVICES["grpc"]["ports"]}
+    assert inside == {settings.grpc_account_port, settings.grpc_payment_port}
 
 
 def _asked(service: dict[str, Any]) -> Any:
