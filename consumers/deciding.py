@@ -18,8 +18,9 @@ from metering.index import Hashes
 from metering.pseudonyms import Asked, recognised
 from metering.ranges import Claim, Decided, decide
 from metering.reading import Readings, read
+from metering.recent import Recent
 from metering.records import shorter
-from metering.suspicion import lacking
+from metering.suspicion import Suspicion, lacking
 from meterline_schemas.rules import RULES, Rules
 from runtime import metrics
 from runtime.exits import Exit, MeterlineExit
@@ -60,16 +61,19 @@ class Decider:
         confirm: Confirm,
         between: Callable[[], None] = _nothing,
         recognise: Recognise = _WITHOUT_A_KEY,
+        recent_events_max: int = 0,
     ) -> None:
         self.lanes = lanes
+        self._recent = Recent(recent_events_max)
         self._partitions, self._delta_bytes_max = partitions, delta_bytes_max
         self._confirm, self._between, self._recognise = confirm, between, recognise
 
     def acknowledge(self, cycles: Iterable[Cycle]) -> None:
-        """Moves committed ranges from P to C."""
+        """Moves committed ranges from P to C, and keeps them at hand for a while."""
         for cycle in cycles:
             for decided in cycle.ranges:
                 self.lanes[decided.span.partition].acknowledged(decided)
+                self._recent.add(decided)
         metrics.INDEX_KEYS.set(sum(len(lane.committed_index) for lane in self.lanes.values()))
 
     def cycle(self, changes: RulesChanges) -> Cycle | None:
@@ -89,12 +93,7 @@ class Decider:
                 work.append((lane, rules, read(span, rules, self._partitions, self._between)))
         if not work:
             return None
-        suspicions = [lane.suspects(readings, self._partitions) for lane, _, readings in work]
-        wanted = np.unique(np.concatenate([suspicion.hashes for suspicion in suspicions]))
-        metrics.SUSPECTS.inc(len(wanted))
-        confirmed = self._confirm(wanted, partial(lacking, suspicions)) if len(wanted) else {}
-        if confirmed:
-            confirmed = self._recognise(confirmed, _asked((readings for _, _, readings in work), wanted))
+        confirmed = self._confirmed([lane.suspects(readings, self._partitions) for lane, _, readings in work], work)
         ranges = []
         for lane, rules, readings in work:
             ranges.append(self._bounded(lane, rules, readings, confirmed))
@@ -104,6 +103,22 @@ class Decider:
         _log_traced(ranges)
         return Cycle(tuple(ranges), event_log.admitted_rows(ranges), event_log.reject_rows(ranges))
 
+    def _confirmed(self, suspicions: list[Suspicion], work: list[tuple[Lane, Rules, Readings]]) -> dict[bytes, Claim]:
+        """The admitted rows of what is suspected: those that are at hand, and of what these do not settle, ClickHouse's."""
+        suspected = _hashes(suspicions)
+        at_hand = self._recent.claims(suspected) if len(suspected) else {}
+        if at_hand:
+            suspicions = [suspicion.beyond(at_hand) for suspicion in suspicions]
+        wanted = _hashes(suspicions) if at_hand else suspected
+        metrics.SUSPECTS.labels("recent").inc(len(suspected) - len(wanted))
+        metrics.SUSPECTS.labels("clickhouse").inc(len(wanted))
+        if not len(wanted):
+            return at_hand
+        confirmed = self._confirm(wanted, partial(lacking, suspicions))
+        if confirmed:
+            confirmed = self._recognise(confirmed, _asked((readings for _, _, readings in work), wanted))
+        return {**confirmed, **at_hand}
+
     def _bounded(self, lane: Lane, rules: Rules, readings: Readings, confirmed: Mapping[bytes, Claim]) -> Decided:
         """The range, cut shorter until its delta fits one record; the rest waits for the next cycle."""
         while True:
@@ -112,6 +127,11 @@ class Decider:
             if size <= self._delta_bytes_max or records <= 1:
                 return decided
             readings = readings.within(shorter(readings.span, max(1, records * self._delta_bytes_max // size * 9 // 10)))
+
+
+def _hashes(suspicions: Sequence[Suspicion]) -> Hashes:
+    """All that is asked about, each once."""
+    return np.unique(np.concatenate([suspicion.hashes for suspicion in suspicions]))
 
 
 def _asked(work: Iterable[Readings], hashes: Hashes) -> Iterator[Asked]:

@@ -99,7 +99,15 @@ class Partitions:
         lanes = assigning.lanes(part.partition for part in parts)
         recognise = recogniser(self._settings)
         delta_bytes_max = self._reads.delta_bytes_max(self._settings)
-        self.decider = Decider(lanes, epoch.partitions, delta_bytes_max, self._reads.confirm, self.serve, recognise)
+        self.decider = Decider(
+            lanes,
+            epoch.partitions,
+            delta_bytes_max,
+            self._reads.confirm,
+            self.serve,
+            recognise,
+            self._settings.recent_events_max,
+        )
         self.storer = Storer(
             ClickHouseRows(lambda: clickhouse.client(self._settings)),
             DeltaTopic(lambda: kafka.producer(self._settings), self._settings.topic_deltas),

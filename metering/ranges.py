@@ -96,8 +96,8 @@ class Decided:
 
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
         """What the range claims of these hashes, which are sorted, by full key."""
-        rows = np.flatnonzero(_held(hashes, self.admitted.key_hash))
-        return dict(_claims(self.span, self.admitted, rows)) if len(rows) else {}
+        rows = np.flatnonzero(held(hashes, self.admitted.key_hash))
+        return claims_of(self.span.epoch, self.span.partition, self.admitted, rows)
 
 
 class Pending:
@@ -119,7 +119,7 @@ class Pending:
         """Which of `hashes` a range in P claims a key of."""
         found = np.zeros(len(hashes), dtype=bool)
         for decided in self._ranges:
-            found |= _held(decided.ranked, hashes)
+            found |= held(decided.ranked, hashes)
         return found
 
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
@@ -144,8 +144,8 @@ def suspects(readings: Readings, committed: CommittedIndex, pending: Pending) ->
         return np.empty(0, dtype=np.uint64)
     hashes = readings.ranked[hit]
     keys = texts.listed(texts.take(readings.columns.key, readings.order[hit]))
-    held = pending.claims(hashes)
-    unanswered = np.array([key not in held for key in keys])
+    answered = pending.claims(hashes)
+    unanswered = np.array([key not in answered for key in keys])
     return _distinct(hashes[unanswered])
 
 
@@ -167,11 +167,11 @@ def decide(
     rejects = [_refused(reading) for _, reading in readings.invalid]
     invalid, conflicts = len(rejects), 0
     if len(met):
-        held = pending.claims(_distinct(np.sort(columns.key_hash[met])))
-        for row, (key, claim) in zip(met.tolist(), _claims(span, columns, met), strict=True):
-            holder = held.get(key) or _confirmed_before(claim, confirmed.get(key))
+        holders = pending.claims(_distinct(np.sort(columns.key_hash[met])))
+        for row, (key, claim) in zip(met.tolist(), _claims(span.epoch, span.partition, columns, met), strict=True):
+            holder = holders.get(key) or _confirmed_before(claim, confirmed.get(key))
             if holder is None:
-                held[key] = claim
+                holders[key] = claim
                 continue
             admits[row] = False
             reject = _turned_away(readings, row, claim, holder)
@@ -205,7 +205,7 @@ def _met(readings: Readings, pending: Pending, confirmed: Mapping[bytes, Claim])
     met[:-1] |= equal
     if confirmed:
         hashes = np.array([claim.key_hash for claim in confirmed.values()], dtype=np.uint64)
-        met |= _held(np.sort(hashes), ranked)
+        met |= held(np.sort(hashes), ranked)
     return np.sort(readings.order[met])
 
 
@@ -229,13 +229,18 @@ def _turned_away(readings: Readings, row: int, claim: Claim, holder: Claim) -> R
     return Reject(readings.reading(row), "conflict", reason, "differs in " + ", ".join(_differences(claim, holder)), holder)
 
 
-def _claims(span: Span, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
+def claims_of(epoch: int, partition: int, columns: Columns, rows: Integers) -> dict[bytes, Claim]:
+    """What these admitted rows claim, by full key."""
+    return dict(_claims(epoch, partition, columns, rows)) if len(rows) else {}
+
+
+def _claims(epoch: int, partition: int, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
     """What these rows of a range claim, or would."""
     key, tenant_id, kind, corrects = (
         texts.listed(texts.take(column, rows)) for column in (columns.key, columns.tenant_id, columns.kind, columns.corrects)
     )
     return [
-        (one, Claim(span.epoch, span.partition, *rest))
+        (one, Claim(epoch, partition, *rest))
         for one, *rest in zip(
             key,
             columns.offset[rows].tolist(),
@@ -290,7 +295,7 @@ def _distinct(sorted_hashes: Hashes) -> Hashes:
     return sorted_hashes[first]
 
 
-def _held(sorted_hashes: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
+def held(sorted_hashes: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
     """Which of `hashes` are among the sorted ones."""
     if not len(sorted_hashes):
         return np.zeros(len(hashes), dtype=bool)

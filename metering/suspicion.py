@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,10 @@ class Suspicion:
         found = Counter(claim.key_hash for claim in self._known_to_c(claims))
         counted = zip(self.hashes.tolist(), self.committed.counts(self.hashes).tolist(), strict=True)
         return [hashed for hashed, keys in counted if found[hashed] < keys]
+
+    def beyond(self, claims: Mapping[bytes, Claim]) -> Suspicion:
+        """What is still asked about where these are at hand."""
+        return replace(self, hashes=np.array(self.lacking(claims), dtype=np.uint64))
 
     def _known_to_c(self, claims: Mapping[bytes, Claim]) -> Iterator[Claim]:
         older: list[tuple[bytes, Claim]] = []

@@ -97,6 +97,13 @@ class Settings(BaseModel):
         ge=0,
         le=1 << 40,
     )
+    recent_events_max: int = _setting(
+        "Consumer",
+        250_000,
+        "Most admitted events kept at hand, so that one sent again is not looked up in ClickHouse; some 150 bytes each.",
+        ge=0,
+        le=50_000_000,
+    )
     range_window_ms: int = _setting("Consumer", 50, "How long a cycle waits for more records.", ge=0, le=60_000)
     retry_give_up_s: float = _setting(
         "Consumer", 300.0, "How long a store may be away before the process leaves for its supervisor.", gt=0, le=86_400

@@ -192,7 +192,13 @@ class Member:
             return
         finally:
             self.deciding = False
-        self.decider = Decider(lanes, PARTITIONS_OF[self.epoch], self.world.delta_bytes_max, self._confirm)
+        self.decider = Decider(
+            lanes,
+            PARTITIONS_OF[self.epoch],
+            self.world.delta_bytes_max,
+            self._confirm,
+            recent_events_max=self.world.recent_events_max,
+        )
         taken = {p: committed_at(self.epoch, lane.next_offset, lane.rules_version, lane.figures) for p, lane in lanes.items()}
         self.storer = SteppedStorer(stores, self.random, taken, self.epoch)
         self.positions = {partition: lane.next_offset for partition, lane in lanes.items()}

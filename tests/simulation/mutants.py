@@ -237,6 +237,16 @@ def one_row_of_a_hash_is_enough() -> Mutant:
     return patch.object(Suspicion, "lacking", none_found)
 
 
+def one_row_at_hand_is_enough() -> Mutant:
+    """A hash of which any key is at hand is not asked about."""
+
+    def beyond(self: Suspicion, claims: Mapping[bytes, Claim]) -> Suspicion:
+        found = {claim.key_hash for claim in claims.values()}
+        return replace(self, hashes=np.array([hashed for hashed in self.hashes.tolist() if hashed not in found], dtype=np.uint64))
+
+    return patch.object(Suspicion, "beyond", beyond)
+
+
 def rules_read_before_the_range() -> Mutant:
     """The rules are those of the turn before."""
     right = Member.rules_changes
@@ -343,6 +353,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             build_that_lacks_the_rules,
             suspect_without_a_row_is_new,
             one_row_of_a_hash_is_enough,
+        one_row_at_hand_is_enough,
             rules_read_before_the_range,
             lowered_offset_left_alone,
             note_trusted_beside_another_offset,

@@ -37,6 +37,8 @@ class World:
         starts = [0 if random.random() < 0.7 else int(random.random() * 5) for _ in range(PARTITIONS)]
         self.stores = Stores(random, logs=[EventLog(starts)])
         self.loses_deltas = random.random() < 0.3
+        # More often none: what is at hand is not asked for, and asking is what the schedules are for.
+        self.recent_events_max = 0 if random.random() < 0.7 else 1 + int(random.random() * 20)
         self.delta_bytes_max = 524_288 if random.random() < 0.7 else 330
         self.late: list[Step] = []
         older = {1: RULES_BY_VERSION[1]}

@@ -214,6 +214,36 @@ def test_an_acknowledged_range_moves_to_the_committed_index_and_its_keys_are_sus
     assert (one.figures.admitted, one.figures.duplicate) == (1, 2)
 
 
+def test_a_record_sent_again_soon_is_decided_by_the_row_at_hand_and_an_older_one_by_clickhouse() -> None:
+    names = entities(0, 4)
+    one, asked = lane(), list[int]()
+    claims: dict[bytes, Claim] = {}
+
+    def confirm(hashes: Hashes, lacking: Lacking) -> dict[bytes, Claim]:
+        asked.extend(hashes.tolist())
+        found = {key: claim for key, claim in claims.items() if claim.key_hash in hashes}
+        assert lacking(found) == []
+        return found
+
+    def suspects(where: str) -> float:
+        return REGISTRY.get_sample_value("meterline_suspects_total", {"where": where}) or 0.0
+
+    chain = Decider({0: one}, PARTITIONS, 1 << 19, confirm, recent_events_max=3)
+    for offset, name in enumerate(names):
+        take(one, record(offset, body(name)))
+        cycle = chain.cycle(RULES_FROM_0)
+        assert cycle is not None
+        claims.update(cycle.ranges[0].claims(cycle.ranges[0].ranked))
+        chain.acknowledge([cycle])
+    before = suspects("recent"), suspects("clickhouse")
+    take(one, record(4, body(names[3])), record(5, body(names[3], "2")), record(6, body(names[0])))
+    cycle = chain.cycle(RULES_FROM_0)
+    assert cycle is not None
+    assert asked == [key_hash(next(iter(claims)))], "the oldest has gone from what is at hand"
+    assert (one.figures.admitted, one.figures.duplicate, one.figures.conflict) == (4, 2, 1)
+    assert (suspects("recent") - before[0], suspects("clickhouse") - before[1]) == (1, 1)
+
+
 FENCE = Fence(1, 0, 10, 1, Figures(admitted=10, hash_sum=5))
 AT_12 = Figures(admitted=12, hash_sum=6)
 

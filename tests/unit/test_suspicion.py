@@ -54,3 +54,12 @@ def test_a_row_more_than_the_index_counts_is_a_collision_and_no_lag() -> None:
 def test_what_any_partition_lacks_is_lacking() -> None:
     assert lacking([suspicion(7), suspicion(7, 7), suspicion(9)], {b"a": claim(1, 7)}) == [7, 9]
     assert lacking([], {}) == []
+
+
+def test_what_is_at_hand_settles_a_hash_only_where_it_shows_all_of_its_keys() -> None:
+    three = suspicion(7, 7, 8, 9)
+    assert three.beyond({}).hashes.tolist() == [7, 8, 9]
+    left = three.beyond({b"a": claim(1, 7), b"b": claim(2, 8)})
+    assert left.hashes.tolist() == [7, 9]
+    assert left.lacking({b"a": claim(1, 7)}) == [7, 9], "what is asked has to show all of it, whatever is at hand"
+    assert three.beyond({b"a": claim(1, 7), b"c": claim(3, 7), b"b": claim(2, 8), b"d": claim(4, 9)}).hashes.tolist() == []

@@ -1,0 +1,94 @@
+"""R: the newest admitted rows of C, kept at hand.
+
+Who gets no answer sends again within seconds, so most repeats are of rows that were admitted a moment ago. ClickHouse would show
+these too, at the price of a block of every column for each of them. R is not needed for any verdict: what it lacks is asked for, and
+what it says is what ClickHouse would say. A hash is answered by R only where R has as many keys of it as C counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from metering.columns import NO_EVENTS, Columns, joined
+from metering.index import Hashes
+from metering.ranges import Claim, Decided, claims_of, held
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Admitted rows of one partition."""
+
+    ranked: Hashes
+    rows: Columns
+
+    def __len__(self) -> int:
+        return len(self.ranked)
+
+    @classmethod
+    def joined(cls, older: _Range, newer: _Range) -> _Range:
+        """Both as one."""
+        return cls(np.sort(np.concatenate([older.ranked, newer.ranked])), joined([older.rows, newer.rows]))
+
+
+class Recent:
+    """Of one process, of all its partitions. Only the deciding thread may touch it."""
+
+    def __init__(self, events_max: int) -> None:
+        """Most rows; the oldest go first, of the partition that has the most."""
+        self._events_max = events_max
+        self._ranges: dict[tuple[int, int], list[_Range]] = {}
+        """By epoch and partition, the oldest first, each more than twice as large as the one behind it, up to _LARGE."""
+        self._events = 0
+
+    def __len__(self) -> int:
+        return self._events
+
+    def add(self, decided: Decided) -> None:
+        """Of a range that C has taken: stored, announced and committed. One that is too large by itself is not kept."""
+        if not 0 < len(decided.admitted) <= self._events_max:
+            return
+        ranges = self._ranges.setdefault((decided.span.epoch, decided.span.partition), [])
+        ranges.append(_Range(decided.ranked, _of_claims(decided.admitted)))
+        self._events += len(decided.admitted)
+        while len(ranges) > 1 and _belong_together(*ranges[-2:]):
+            ranges[-2:] = [_Range.joined(*ranges[-2:])]
+        while self._events > self._events_max:
+            largest = max(self._ranges, key=lambda lane: sum(map(len, self._ranges[lane])))
+            self._events -= len(self._ranges[largest].pop(0))
+
+    def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
+        """The admitted rows of these hashes that are at hand, by full key. `hashes` are sorted, each once."""
+        found: dict[bytes, Claim] = {}
+        for (epoch, partition), ranges in self._ranges.items():
+            for one in ranges:
+                here = held(one.ranked, hashes)
+                if here.any():
+                    rows = np.flatnonzero(held(hashes[here], one.rows.key_hash))
+                    found |= claims_of(epoch, partition, one.rows, rows)
+        return found
+
+
+_LARGE = 16_384
+"""Ranges are joined up to so many rows, so that looking into all of them costs little however small they came."""
+
+
+def _belong_together(older: _Range, newer: _Range) -> bool:
+    return len(older) <= 2 * len(newer) and len(older) + len(newer) <= _LARGE
+
+
+def _of_claims(columns: Columns) -> Columns:
+    """Without the columns that no claim has."""
+    none = NO_EVENTS
+    return replace(
+        columns,
+        record=none.record,
+        ingested_ms=none.ingested_ms,
+        source_service=none.source_service,
+        source_entity_id=none.source_entity_id,
+        usage_type=none.usage_type,
+        occurred_ms=none.occurred_ms,
+        metadata=none.metadata,
+        key_murmur2=none.key_murmur2,
+    )
