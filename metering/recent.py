@@ -1,8 +1,9 @@
 """R: the newest admitted rows of C, kept at hand.
 
-Who gets no answer sends again within seconds, so most repeats are of rows that were admitted a moment ago. ClickHouse would show
-these too, at the price of a block of every column for each of them. R is not needed for any verdict: what it lacks is asked for, and
-what it says is what ClickHouse would say. A hash is answered by R only where R has as many keys of it as C counts.
+Who gets no answer sends again within seconds, so most repeats are of rows that were admitted a moment ago. ClickHouse would
+show these too, at the price of a block of every column for each of them. R is not needed for any verdict: what it lacks is
+asked for, and what it says is what ClickHouse would say. A hash is answered by R only where R has as many keys of it as C
+counts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ _ANNOUNCE = """        self._until_done("kafka", "announce", lambda: self._delta
 _COMMIT = """        self._commit(notes)
         crash_point("consumer.committed")
 """
-_CONFIRM = "        confirmed = self._confirm(wanted, partial(lacking, suspicions)) if len(wanted) else {}\n"
+_CONFIRM = (
+    "        confirmed = self._confirmed([lane.suspects(readings, self._partitions) for lane, _, readings in work], work)\n"
+)
 _SUM = "Micros((upper << _LOW_BITS) + lower)"
 
 MUTANTS: Final = (

@@ -31,7 +31,7 @@ from metering.fence import FenceAction
 from metering.index import Hashes
 from metering.ranges import Claim, Decided, Pending
 from metering.reading import Readings
-from metering.records import Integers, Span
+from metering.records import Integers
 from metering.suspicion import Suspicion
 from metering.texts import listed
 from meterline_schemas.delta import CommitNote, Delta, DeltaLine, Figures, parse_commit
@@ -63,8 +63,8 @@ def equal_hashes_not_compared() -> Iterator[None]:
     """Within a range and in P, a hash is taken for the key."""
     exact, by_key = metering.ranges.decide, metering.ranges._claims
 
-    def claims(span: Span, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
-        return [(b"%d" % claim.key_hash, claim) for _, claim in by_key(span, columns, rows)]
+    def claims(epoch: int, partition: int, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
+        return [(b"%d" % claim.key_hash, claim) for _, claim in by_key(epoch, partition, columns, rows)]
 
     def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], before: Figures) -> Decided:
         return exact(readings, rules, pending, {b"%d" % claim.key_hash: claim for claim in confirmed.values()}, before)
@@ -353,7 +353,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             build_that_lacks_the_rules,
             suspect_without_a_row_is_new,
             one_row_of_a_hash_is_enough,
-        one_row_at_hand_is_enough,
+            one_row_at_hand_is_enough,
             rules_read_before_the_range,
             lowered_offset_left_alone,
             note_trusted_beside_another_offset,

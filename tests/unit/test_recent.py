@@ -18,9 +18,8 @@ ENTITIES = {partition: entities(partition, 400) for partition in range(2)}
 
 def decided(partition: int, first: int, count: int, epoch: int = 1) -> Decided:
     """A range of so many admitted events, their metadata among them."""
-    values: list[bytes | None] = [
-        body(entity, tenant=f"tnt_{entity}", metadata={"much": "x" * 500}) for entity in ENTITIES[partition][first : first + count]
-    ]
+    names = ENTITIES[partition][first : first + count]
+    values: list[bytes | None] = [body(name, tenant=f"tnt_{name}", metadata={"much": "x" * 500}) for name in names]
     readings = read(span(partition, first, values, epoch=epoch), RULES[1], PARTITIONS)
     return decide(readings, RULES[1], Pending(), {}, Figures())
 
