@@ -114,16 +114,15 @@ class Producer:
         future.set_running_or_notify_cancel()
         encoded, now_ms = self._encoded(draft)
         flight = self._flights.begin([encoded], traceparent, now_ms, lambda answers: _settle(future, encoded, answers[0]))
-        if self._must_spool():
+        taken = self._offer(flight, 0)
+        if isinstance(taken, QueueFull):
+            self._flights.drop(flight)
+            raise taken
+        if not taken:
             self._settle_spooled([(flight, 0)])
             error = future.exception(timeout=0)
             if error is not None:
                 raise error
-        else:
-            refused = self._send(flight, 0)
-            if refused is not None:
-                self._flights.drop(flight)
-                raise refused
         return future
 
     def emit_many(
@@ -163,11 +162,11 @@ class Producer:
             # While spooling, events go to disk; and a flight must not find the queue full half-way.
             if self._closed or self._held or self._spooling or self._link.queued() + len(events) > self._queue_events_max:
                 return False
-        flight = self._flights.begin(events, traceparent, self._now_ms(), on_done)
-        headers, answered = flight.headers, self._answered
-        for index, (value, event) in enumerate(events):
-            if not self._link.send(event.key, value, headers, partial(answered, flight, index)):
-                self._flights.answer(flight, index, QueueFull("the queue is full; slow down, or raise queue_events_max"))
+            flight = self._flights.begin(events, traceparent, self._now_ms(), on_done)
+            headers, answered = flight.headers, self._answered
+            for index, (value, event) in enumerate(events):
+                if not self._link.send(event.key, value, headers, partial(answered, flight, index)):
+                    self._flights.answer(flight, index, QueueFull("the queue is full; slow down, or raise queue_events_max"))
         return True
 
     def send_patiently(
@@ -269,13 +268,6 @@ class Producer:
             draft = replace(draft, occurred_at=format_instant(now_ms))
         return encode_event(draft, now_ms), now_ms
 
-    def _must_spool(self) -> bool:
-        """Whether the event goes to disk. While the drainer brings the last of it to the log, waits for the answer."""
-        with self._state:
-            if self._held:
-                self._state.wait_for(lambda: not self._held, timeout=self.delivery_timeout_s)
-            return self._spooling
-
     def _hold(self, held: bool) -> None:
         with self._state:
             self._held = held
@@ -285,27 +277,35 @@ class Producer:
         """Each event to the client, or those that must to disk, with one fsync."""
         to_spool: list[tuple[Flight, int]] = []
         for index in range(len(flight.events)):
-            if self._must_spool():
+            taken = self._offer(flight, index)
+            if isinstance(taken, QueueFull):
+                self._flights.answer(flight, index, taken)
+            elif not taken:
                 to_spool.append((flight, index))
-            elif (refused := self._send(flight, index)) is not None:
-                self._flights.answer(flight, index, refused)
         if to_spool:
             self._settle_spooled(to_spool)
 
-    def _send(self, flight: Flight, index: int) -> QueueFull | None:
-        """Hands an event to the client. While the queue is full it waits: for room, or for Kafka to be found away."""
+    def _offer(self, flight: Flight, index: int) -> bool | QueueFull:
+        """Hands an event to the client, waiting for room. False: it goes to disk. QueueFull: there was no room in time.
+
+        All under the lock: whoever finds Kafka away takes back what the client holds, and an event that was handed over
+        after that, or went to disk before it, would lie on disk in another order than it was emitted in.
+        """
         deadline = time.monotonic() + self.delivery_timeout_s
         value, event = flight.events[index]
-        while not self._link.send(event.key, value, flight.headers, partial(self._answered, flight, index)):
-            with self._state:
+        with self._state:
+            while True:
+                if self._held:
+                    self._state.wait_for(lambda: not self._held, timeout=self.delivery_timeout_s)
+                if self._spooling:
+                    return False
+                if self._link.send(event.key, value, flight.headers, partial(self._answered, flight, index)):
+                    return True
+                if time.monotonic() >= deadline:
+                    return QueueFull(
+                        f"the queue stayed full for {self.delivery_timeout_s:g} s; slow down, or raise queue_events_max"
+                    )
                 self._state.wait(timeout=min(_POLL_S, max(0.0, deadline - time.monotonic())))
-                spooling = self._spooling
-            if spooling:
-                self._settle_spooled([(flight, index)])
-                return None
-            if time.monotonic() >= deadline:
-                return QueueFull(f"the queue stayed full for {self.delivery_timeout_s:g} s; slow down, or raise queue_events_max")
-        return None
 
     def _answered(self, flight: Flight, index: int, answer: LinkAnswer) -> None:
         """While polling, for each event, once."""
@@ -334,10 +334,11 @@ class Producer:
                 self._flights.answer(flight, index, DeliveryFailed(f"{unsent.detail}; the event may have been written"))
             return
         with self._state:
-            began, self._spooling = not self._spooling, True
+            began = not self._spooling
+            # In one step: an event that was emitted between the two would be on disk before those that are taken back.
+            self._spooling, self._held = True, self._held or began
         if began:
             log.warning("kafka is away: events wait on disk", extra={"topic": self.topic, "error": failed[0][2].detail})
-            self._hold(True)
             try:
                 failed += self._take_back()
                 ordered = sorted(failed, key=lambda item: (item[0].number, item[1]))
