@@ -20,7 +20,7 @@ from metering.ranges import Claim, Decided, decide
 from metering.reading import Readings, read
 from metering.recent import Recent
 from metering.records import shorter
-from metering.suspicion import Suspicion, lacking
+from metering.suspicion import Suspicion, beyond, lacking
 from meterline_schemas.rules import RULES, Rules
 from runtime import metrics
 from runtime.exits import Exit, MeterlineExit
@@ -108,7 +108,7 @@ class Decider:
         suspected = _hashes(suspicions)
         at_hand = self._recent.claims(suspected) if len(suspected) else {}
         if at_hand:
-            suspicions = [suspicion.beyond(at_hand) for suspicion in suspicions]
+            suspicions = beyond(suspicions, at_hand)
         wanted = _hashes(suspicions) if at_hand else suspected
         metrics.SUSPECTS.labels("recent").inc(len(suspected) - len(wanted))
         metrics.SUSPECTS.labels("clickhouse").inc(len(wanted))

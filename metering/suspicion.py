@@ -62,4 +62,22 @@ class Suspicion:
 
 def lacking(suspicions: Iterable[Suspicion], claims: Mapping[bytes, Claim]) -> list[int]:
     """The hashes that any of the partitions misses a row of."""
-    return [hashed for suspicion in suspicions for hashed in suspicion.lacking(claims)]
+    return [hashed for suspicion, its in _each(suspicions, claims) for hashed in suspicion.lacking(its)]
+
+
+def beyond(suspicions: Iterable[Suspicion], claims: Mapping[bytes, Claim]) -> list[Suspicion]:
+    """What each of the partitions still asks about where these are at hand."""
+    return [suspicion.beyond(its) for suspicion, its in _each(suspicions, claims)]
+
+
+def _each(suspicions: Iterable[Suspicion], claims: Mapping[bytes, Claim]) -> Iterator[tuple[Suspicion, dict[bytes, Claim]]]:
+    """Each with the claims that it may count: of its own partition, and of older epochs."""
+    by_lane: dict[tuple[int, int], dict[bytes, Claim]] = {}
+    for key, claim in claims.items():
+        by_lane.setdefault((claim.epoch, claim.partition), {})[key] = claim
+    for suspicion in suspicions:
+        its = dict(by_lane.get((suspicion.epoch, suspicion.partition), {}))
+        for (epoch, _), older in by_lane.items():
+            if epoch < suspicion.epoch:
+                its |= older
+        yield suspicion, its
