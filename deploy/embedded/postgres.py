@@ -47,7 +47,8 @@ SETTINGS = {
     # Not in /dev/shm: small in containers, and a killed server would leave files there.
     "dynamic_shared_memory_type": "mmap",
     "max_connections": "200",
-    # A full-page image a page and checkpoint: with little room counters that are written all the time make checkpoints of it.
+    # After each checkpoint a page is logged whole when it is first changed: with little room, counters that change all the
+    # time would make for checkpoints, and these for more to log.
     "max_wal_size": "2GB",
     "jit": "off",
     "timezone": "UTC",
