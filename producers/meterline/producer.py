@@ -302,9 +302,8 @@ class Producer:
                 if self._link.send(event.key, value, flight.headers, partial(self._answered, flight, index)):
                     return True
                 if time.monotonic() >= deadline:
-                    return QueueFull(
-                        f"the queue stayed full for {self.delivery_timeout_s:g} s; slow down, or raise queue_events_max"
-                    )
+                    full_s = self.delivery_timeout_s
+                    return QueueFull(f"the queue stayed full for {full_s:g} s; slow down, or raise queue_events_max")
                 self._state.wait(timeout=min(_POLL_S, max(0.0, deadline - time.monotonic())))
 
     def _answered(self, flight: Flight, index: int, answer: LinkAnswer) -> None:

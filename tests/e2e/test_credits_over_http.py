@@ -57,7 +57,8 @@ class Person:
 def configured(migrated: Settings) -> Settings:
     with connect(migrated) as connection:
         catalog.apply(connection, parse_catalog(CATALOG), by="tester")
-    return migrated.model_copy(update={"jwt_access_secret": SecretStr(USER_SECRET)})
+    # Without the limit, which a quick machine meets here.
+    return migrated.model_copy(update={"jwt_access_secret": SecretStr(USER_SECRET), "rate_limit_user_per_s": 0.0})
 
 
 @pytest.fixture(scope="module")

@@ -282,32 +282,6 @@ def test_what_the_client_still_holds_is_spooled_before_anything_newer(nowhere: s
     assert kept == [dedup_key("analysis-worker", f"job-{n}", "PHOTO_ANALYSIS_DEEP") for n in range(number + 1)]
 
 
-class _Hesitant(threading.Condition):
-    """Whoever has polled gives everybody else a long turn each time that it lets go of the lock."""
-
-    def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)
-        if threading.current_thread().name == "meterline-poll":
-            time.sleep(0.05)
-
-
-def test_an_event_that_is_emitted_while_kafka_is_found_away_lies_behind_all_that_were_emitted_before(
-    nowhere: str, topic: str, tmp_path: Path
-) -> None:
-    with Producer(nowhere, topic, spool_dir=tmp_path, delivery_timeout_s=0.3) as producer:
-        producer._state = _Hesitant()
-        first, number = producer.emit(_draft(0)), 0
-        while not first.done():
-            number += 1
-            producer.emit(_draft(number))
-            time.sleep(0.005)
-        assert producer.flush(10) == 0
-    spool = Spool(tmp_path / topic, 1 << 20)
-    segments = sorted((tmp_path / topic).glob("*.segment"))
-    kept = [record.key for segment in segments for record in spool.read(segment).records]
-    assert kept == [dedup_key("analysis-worker", f"job-{n}", "PHOTO_ANALYSIS_DEEP") for n in range(number + 1)]
-
-
 def test_what_an_earlier_process_spooled_is_sent_first(broker: str, nowhere: str, topic: str, tmp_path: Path) -> None:
     with Producer(nowhere, topic, spool_dir=tmp_path, delivery_timeout_s=0.3) as before:
         before.emit(_draft(1, metadata={"n": 1})).result(timeout=10)
