@@ -122,6 +122,8 @@ WHERE id = %(id)s AND state = %(from_state)s
   AND (NOT %(keep)s OR lease_until > clock_timestamp())
 """
 
+_MOVE_ALONE = f"{_MOVE} RETURNING id"
+
 # One statement, so that no revision is accepted without those before it being replaced.
 _MOVE_AND_REPLACE = f"""
 WITH newer AS ({_MOVE} RETURNING *), replaced AS (
@@ -249,7 +251,7 @@ def _move(
 ) -> bool:
     found = connection.execute(
         # Stripe shows the newest revision of a `last` meter only.
-        _MOVE_AND_REPLACE if step.state == "accepted" and row.mode == "last" else f"{_MOVE} RETURNING id",
+        _MOVE_AND_REPLACE if step.state == "accepted" and row.mode == "last" else _MOVE_ALONE,
         {
             "id": row.id,
             "from_state": from_state or row.state,

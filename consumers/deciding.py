@@ -106,10 +106,9 @@ class Decider:
     def _confirmed(self, suspicions: list[Suspicion], work: list[tuple[Lane, Rules, Readings]]) -> dict[bytes, Claim]:
         """The admitted rows of what is suspected: those that are at hand, and of what these do not settle, ClickHouse's."""
         suspected = _hashes(suspicions)
-        at_hand = self._recent.claims(suspected) if len(suspected) else {}
-        if at_hand:
-            suspicions = beyond(suspicions, at_hand)
-        wanted = _hashes(suspicions) if at_hand else suspected
+        at_hand = self._recent.claims(suspected)
+        suspicions = beyond(suspicions, at_hand) if at_hand else suspicions
+        wanted = _hashes(suspicions)
         metrics.SUSPECTS.labels("recent").inc(len(suspected) - len(wanted))
         metrics.SUSPECTS.labels("clickhouse").inc(len(wanted))
         if not len(wanted):

@@ -20,8 +20,8 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
-from control_plane.grpc.generated.account_pb2_grpc import AccountServiceStub
-from control_plane.grpc.generated.payment_pb2_grpc import PaymentServiceStub
+from control_plane.grpc import accounts, payments
+from control_plane.grpc.client import client_of
 from runtime.settings import Settings
 from tests.fakes.local_stripe_server import LocalStripeServer
 from tests.integration.serving import environment
@@ -47,11 +47,11 @@ class GrpcProcess:
 
     @property
     def account(self) -> Any:
-        return AccountServiceStub(self.channel("account"))
+        return client_of(self.channel("account"), accounts.METHODS.service)
 
     @property
     def payment(self) -> Any:
-        return PaymentServiceStub(self.channel("payment"))
+        return client_of(self.channel("payment"), payments.METHODS.service)
 
     def wait_killed(self) -> None:
         """Until it has died by kill -9."""

@@ -42,25 +42,25 @@ def world(migrated_postgres: Settings, server: LocalStripeServer) -> Iterator[Wo
         yield opened
 
 
-def refused(world: World, words: str) -> None:
-    """Tenant `a` is refused with these words, and `b` is at Stripe."""
+def refusal(world: World) -> str:
+    """Why tenant `a` is refused, while `b` is at Stripe."""
     report = world.run()
     assert [(row.tenant_id, row.state) for row in report.open_rows] == [("a", "rejected")]
-    assert words in (report.open_rows[0].reason or "")
     assert world.sql("SELECT state FROM export_ledger WHERE tenant_id = 'b'") == [("accepted",)]
     # the same payload is not tried again by itself
     assert world.run().planned == 0
+    return report.open_rows[0].reason or ""
 
 
 def test_an_unknown_customer(world: World) -> None:
     world.sql("UPDATE tenants SET stripe_customer_id = 'cus_nobody' WHERE tenant_id = 'a'")
-    refused(world, "No such customer")
+    assert "No such customer" in refusal(world)
 
 
 def test_a_deleted_customer(world: World, server: LocalStripeServer) -> None:
     ((customer,),) = world.sql("SELECT stripe_customer_id FROM tenants WHERE tenant_id = 'a'")
     server.client().v1.customers.delete(customer)
-    refused(world, "No such customer")
+    assert "No such customer" in refusal(world)
 
 
 def test_a_meter_that_stripe_does_not_have(world: World) -> None:

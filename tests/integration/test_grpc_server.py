@@ -24,8 +24,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from pydantic import SecretStr
 
 from control_plane.grpc import account_service, payment_service
+from control_plane.grpc.client import client_of
 from control_plane.grpc.generated import account_pb2, payment_pb2
-from control_plane.grpc.generated.account_pb2_grpc import AccountServiceStub
 from control_plane.grpc.methods import ORGANIZATIONS, SERVICES, SIGNED
 from runtime.exits import Exit
 from runtime.keyring import keyring
@@ -37,6 +37,7 @@ from tests.fakes.grpc_process import ROOT, GrpcProcess, grpc_process, key_of, re
 from tests.integration.serving import environment
 
 ACCOUNT, PAYMENT = "meterline.account.v1.AccountService", "meterline.payment.v1.PaymentService"
+ACCOUNTS = account_service.METHODS.service
 NOBODY = account_pb2.GetAccountRequest(app_id="app_nobody")
 
 
@@ -211,17 +212,17 @@ def test_with_tls_a_client_without_a_certificate_of_the_authority_gets_nowhere_a
     with grpc_process(configured, over=over) as server:
         address = server.addresses["account"]
         with grpc.secure_channel(address, known) as channel:
-            assert refused(AccountServiceStub(channel).GetAccount, NOBODY, service).code == grpc.StatusCode.NOT_FOUND
+            assert refused(client_of(channel, ACCOUNTS).GetAccount, NOBODY, service).code == grpc.StatusCode.NOT_FOUND
         for stranger in strangers:
             with grpc.secure_channel(address, stranger) as channel, pytest.raises(grpc.RpcError) as told:
-                AccountServiceStub(channel).GetAccount(NOBODY, metadata=service, timeout=5)
+                client_of(channel, ACCOUNTS).GetAccount(NOBODY, metadata=service, timeout=5)
             assert told.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         with pytest.raises(grpc.RpcError):
             server.account.GetAccount(NOBODY, metadata=service, timeout=2)
 
         with connect(configured) as holder, grpc.secure_channel(address, known) as channel:
             holder.execute("LOCK TABLE accounts")
-            under_way = AccountServiceStub(channel).GetAccount.future(NOBODY, metadata=service, timeout=20)
+            under_way = client_of(channel, ACCOUNTS).GetAccount.future(NOBODY, metadata=service, timeout=20)
             deadline = time.monotonic() + 10
             while not _waiting(configured):
                 assert time.monotonic() < deadline

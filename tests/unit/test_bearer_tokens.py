@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 
@@ -15,7 +16,7 @@ from access.bearer import LEEWAY_S, REMEMBERED_S, BearerVerifier
 from access.clerk_tokens import ClerkTokens
 from access.lookups import LookupAway, Lookups
 from access.principals import AccessRefused, Principal
-from access.signing_keys import READ_AGAIN_S, STALE_MAX_S, FixedKey, KeysAway, PublishedKeys, keys_of
+from access.signing_keys import READ_AGAIN_S, STALE_MAX_S, FixedKey, KeysAway, PublishedKeys, fetch_from, keys_of
 from access.user_tokens import KnownAccounts, UserTokens
 from tests.fakes.tokens import (
     ISSUER,
@@ -268,3 +269,21 @@ def test_only_keys_for_rs256_signatures_are_taken_from_a_set() -> None:
     others: list[Any] = [7, {**good, "kid": None}, {**good, "kid": "e", "use": "enc"}, {**good, "kid": "p", "alg": "PS256"}]
     others += [{**good, "kid": "n", "n": "AQAB"}, {"kid": "h", "kty": "oct", "k": "c2VjcmV0"}]
     assert list(keys_of(json.dumps({"keys": [*others, good]}).encode())) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "raised", [httpx.ConnectError("refused"), TimeoutError(), AttributeError("closed as it was connected to")]
+)
+def test_an_issuer_that_cannot_be_asked_is_away_whatever_the_client_raises(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    def stream(self: httpx.AsyncClient, *_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(httpx.AsyncClient, "stream", stream)
+
+    async def ask() -> None:
+        await fetch_from("http://127.0.0.1:1/.well-known/jwks.json")()
+
+    with pytest.raises(KeysAway):
+        asyncio.run(ask())

@@ -73,7 +73,8 @@ class Delivering:
         try:
             response = await client.post(delivery.url, content=delivery.body.encode(), headers=headers)
             taken, answer = response.is_success, str(response.status_code)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except Exception as error:  # noqa: BLE001 - an attempt that failed, whatever the reason, must not end all others
+            # httpx lets through more than its own errors: a receiver that closes as it is connected to is an AttributeError.
             taken, answer = False, type(error).__name__
         again = taken and self._faults().webhook_again()
         await self._keeper.do(partial(_noted, delivery=delivery, taken=taken and not again, answer=answer))
