@@ -17,9 +17,10 @@ from metering import texts
 from metering.index import Hashes
 from metering.pseudonyms import Asked, recognised
 from metering.ranges import Claim, Decided, decide
+from metering.ranked import Ranked
 from metering.reading import Readings, read
 from metering.recent import Recent
-from metering.records import shorter
+from metering.records import Integers, shorter
 from metering.suspicion import Suspicion, beyond, lacking
 from meterline_schemas.rules import RULES, Rules
 from runtime import metrics
@@ -93,15 +94,20 @@ class Decider:
                 work.append((lane, rules, read(span, rules, self._partitions, self._between)))
         if not work:
             return None
-        confirmed = self._confirmed([lane.suspects(readings, self._partitions) for lane, _, readings in work], work)
+        looked = [lane.suspects(readings, self._partitions, self._at_hand(lane)) for lane, _, readings in work]
+        confirmed = self._confirmed([suspicion for suspicion, _ in looked], work)
         ranges = []
-        for lane, rules, readings in work:
-            ranges.append(self._bounded(lane, rules, readings, confirmed))
+        for (lane, rules, readings), (_, repeats) in zip(work, looked, strict=True):
+            metrics.SUSPECTS.labels("repeated").inc(len(repeats))
+            ranges.append(self._bounded(lane, rules, readings, confirmed, repeats))
             self._between()
         for (lane, _, _), decided in zip(work, ranges, strict=True):
             lane.decided(decided)
         _log_traced(ranges)
         return Cycle(tuple(ranges), event_log.admitted_rows(ranges), event_log.reject_rows(ranges))
+
+    def _at_hand(self, lane: Lane) -> Sequence[Ranked]:
+        return self._recent.of(lane.epoch, lane.partition)
 
     def _confirmed(self, suspicions: list[Suspicion], work: list[tuple[Lane, Rules, Readings]]) -> dict[bytes, Claim]:
         """The admitted rows of what is suspected: those that are at hand, and of what these do not settle, ClickHouse's."""
@@ -118,10 +124,12 @@ class Decider:
             confirmed = self._recognise(confirmed, _asked((readings for _, _, readings in work), wanted))
         return {**confirmed, **at_hand}
 
-    def _bounded(self, lane: Lane, rules: Rules, readings: Readings, confirmed: Mapping[bytes, Claim]) -> Decided:
+    def _bounded(
+        self, lane: Lane, rules: Rules, readings: Readings, confirmed: Mapping[bytes, Claim], repeats: Integers
+    ) -> Decided:
         """The range, cut shorter until its delta fits one record; the rest waits for the next cycle."""
         while True:
-            decided = decide(readings, rules, lane.pending, confirmed, lane.figures)
+            decided = decide(readings, rules, lane.pending, confirmed, lane.figures, repeats)
             size, records = len(decided.announcement), len(readings)
             if size <= self._delta_bytes_max or records <= 1:
                 return decided

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from metering.index import CommittedIndex
 from metering.ranges import Decided, Pending, suspects
+from metering.ranked import Ranked
 from metering.reading import Readings
-from metering.records import Records, Span, ascend, cut_at
+from metering.records import Integers, Records, Span, ascend, cut_at
 from metering.suspicion import Suspicion
 from meterline_schemas.delta import Figures
 from meterline_schemas.types import Epoch, Offset, Partition
@@ -106,7 +107,10 @@ class Lane:
         self.pending.acknowledge(decided, self.committed_index)
         self.stored = decided.span.to_offset
 
-    def suspects(self, readings: Readings, partitions: int) -> Suspicion:
-        """What ClickHouse must be asked before the records are decided; the topic has so many partitions."""
-        hashes = suspects(readings, self.committed_index, self.pending)
-        return Suspicion(self.epoch, self.partition, partitions, self.stored, self.committed_index, hashes)
+    def suspects(self, readings: Readings, partitions: int, at_hand: Iterable[Ranked] = ()) -> tuple[Suspicion, Integers]:
+        """What must be asked before the records are decided, and the rows that repeat one which is at hand.
+
+        The topic has so many partitions; what is at hand are rows of this one.
+        """
+        hashes, repeats = suspects(readings, self.committed_index, self.pending, at_hand)
+        return Suspicion(self.epoch, self.partition, partitions, self.stored, self.committed_index, hashes), repeats

@@ -11,7 +11,7 @@ suspicion. Of a hit in C `suspects` names the hash, the caller fetches the admit
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, cast
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from metering import texts
 from metering.columns import Columns
 from metering.index import CommittedIndex, Hashes
+from metering.ranked import Ranked, held, repeated
 from metering.reading import Reading, Readings
 from metering.records import Integers, Span
 from meterline_schemas.delta import Delta, DeltaLine, Figures, encode_delta
@@ -35,6 +36,7 @@ from meterline_schemas.types import Kind, Micros
 _DAY_MS = 86_400_000
 _MASK64 = (1 << 64) - 1
 _LOW_BITS = 32
+_NO_ROWS = np.empty(0, dtype=np.int64)
 _CONTENT = slice(3, 7)
 """Of a claim: what a later record of its key is compared with."""
 
@@ -81,6 +83,8 @@ class Decided:
     admitted: Columns
     ranked: Hashes
     """Of the keys that the range claims, sorted."""
+    order: Integers
+    """The admitted rows in that order."""
     rejects: tuple[Reject, ...]
     delta: Delta
 
@@ -94,10 +98,14 @@ class Decided:
         """The delta as it travels."""
         return encode_delta(self.delta)
 
+    @cached_property
+    def by_hash(self) -> Ranked:
+        """What the range claims."""
+        return Ranked(self.ranked, self.order, self.admitted)
+
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
-        """What the range claims of these hashes, which are sorted, by full key."""
-        rows = np.flatnonzero(held(hashes, self.admitted.key_hash))
-        return claims_of(self.span.epoch, self.span.partition, self.admitted, rows)
+        """What the range claims of these hashes, each of which stands once, by full key."""
+        return claims_of(self.span.epoch, self.span.partition, self.admitted, self.by_hash.find(hashes)[1])
 
 
 class Pending:
@@ -122,8 +130,12 @@ class Pending:
             found |= held(decided.ranked, hashes)
         return found
 
+    def by_hash(self) -> Iterator[Ranked]:
+        """What each range in P claims."""
+        return (decided.by_hash for decided in self._ranges)
+
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
-        """The claims by ranges in P on keys of these hashes, which are sorted, by full key."""
+        """The claims by ranges in P on keys of these hashes, each of which stands once, by full key."""
         found: dict[bytes, Claim] = {}
         for decided in self._ranges:
             found |= decided.claims(hashes)
@@ -137,16 +149,30 @@ class Pending:
         self._ranges.pop(0)
 
 
-def suspects(readings: Readings, committed: CommittedIndex, pending: Pending) -> Hashes:
-    """The hashes whose admitted rows `decide` needs: those that C holds and that P does not answer. Sorted, each once."""
-    hit = committed.hits(readings.ranked)
-    if not hit.any():
-        return np.empty(0, dtype=np.uint64)
-    hashes = readings.ranked[hit]
-    keys = texts.listed(texts.take(readings.columns.key, readings.order[hit]))
-    answered = pending.claims(hashes)
-    unanswered = np.array([key not in answered for key in keys])
-    return _distinct(hashes[unanswered])
+class Suspects(NamedTuple):
+    """What is known of a range before it is decided."""
+
+    hashes: Hashes
+    """Those whose admitted rows `decide` needs. Sorted, each once."""
+    repeats: Integers
+    """The rows that repeat byte by byte a row which is at hand."""
+
+
+def suspects(readings: Readings, committed: CommittedIndex, pending: Pending, at_hand: Iterable[Ranked] = ()) -> Suspects:
+    """What C holds of the range's hashes and neither P nor the rows that are `at_hand` answer.
+
+    These rows are of the range's partition and of C.
+    """
+    hit = np.flatnonzero(committed.hits(readings.ranked))
+    rows = readings.order[hit]
+    if not len(rows):
+        return Suspects(readings.ranked[:0], rows)
+    repeats = repeated(readings.columns, rows, at_hand)
+    hashes = readings.ranked[hit[~repeats]]
+    keys = texts.listed(texts.take(readings.columns.key, rows[~repeats]))
+    answered = pending.claims(_distinct(hashes))
+    unanswered = np.fromiter((key not in answered for key in keys), dtype=bool, count=len(keys))
+    return Suspects(_distinct(hashes[unanswered]), rows[repeats])
 
 
 def decide(
@@ -155,15 +181,18 @@ def decide(
     pending: Pending,
     confirmed: Mapping[bytes, Claim],
     before: Figures,
+    repeats: Integers = _NO_ROWS,
 ) -> Decided:
     """The verdicts of a range.
 
     `confirmed` maps keys to their admitted rows among the suspects; a row at the record's own or a later position is
-    ignored, for a row never recognises itself. `before` are the cumulative figures at the range's begin.
+    ignored, for a row never recognises itself. `before` are the cumulative figures at the range's begin. `repeats` are as
+    `suspects` says; such as lie beyond the range are ignored.
     """
     span, columns = readings.span, readings.columns
-    met = _met(readings, pending, confirmed)
     admits = np.ones(len(columns), dtype=bool)
+    admits[repeats[repeats < len(columns)]] = False
+    met = _met(readings, pending, confirmed, admits)
     rejects = [_refused(reading) for _, reading in readings.invalid]
     invalid, conflicts = len(rejects), 0
     if len(met):
@@ -180,9 +209,10 @@ def decide(
                 conflicts += reject.verdict == "conflict"
         rejects.sort(key=lambda reject: reject.reading.record.offset)
 
-    admitted, ranked = columns, readings.ranked
+    admitted, ranked, order = columns, readings.ranked, readings.order
     if not admits.all():
-        admitted, ranked = columns.take(admits.nonzero()[0]), ranked[admits[readings.order]]
+        left = admits[order]
+        admitted, ranked, order = columns.take(admits.nonzero()[0]), ranked[left], (admits.cumsum() - 1)[order[left]]
     figures = Figures(
         admitted=before.admitted + len(admitted),
         duplicate=before.duplicate + len(columns) - len(admitted) - conflicts,
@@ -193,20 +223,25 @@ def decide(
     )
     lines = delta_lines(admitted)
     delta = Delta(span.epoch, span.partition, span.from_offset, span.to_offset, rules.version, lines, figures)
-    return Decided(span, rules.version, admitted, ranked, tuple(rejects), delta)
+    return Decided(span, rules.version, admitted, ranked, order, tuple(rejects), delta)
 
 
-def _met(readings: Readings, pending: Pending, confirmed: Mapping[bytes, Claim]) -> Integers:
-    """The rows, ascending, whose hash another row of the range has, or a range in P, or a confirmed row."""
+def _met(readings: Readings, pending: Pending, confirmed: Mapping[bytes, Claim], admits: NDArray[np.bool_]) -> Integers:
+    """The rows, ascending, that must be looked at one by one: another row of the range has their hash, or a range in P, or a
+    confirmed row, and they do not repeat a row byte by byte. Those that do so in P are no longer admitted either.
+    """
     ranked = readings.ranked
     met = pending.hits(ranked)
+    rows = readings.order[met]
+    admits[rows[repeated(readings.columns, rows, pending.by_hash())]] = False
     equal = ranked[1:] == ranked[:-1]
     met[1:] |= equal
     met[:-1] |= equal
     if confirmed:
         hashes = np.array([claim.key_hash for claim in confirmed.values()], dtype=np.uint64)
         met |= held(np.sort(hashes), ranked)
-    return np.sort(readings.order[met])
+    found = np.sort(readings.order[met])
+    return found[admits[found]]
 
 
 def _confirmed_before(claim: Claim, found: Claim | None) -> Claim | None:
@@ -293,16 +328,6 @@ def _distinct(sorted_hashes: Hashes) -> Hashes:
     first = np.ones(len(sorted_hashes), dtype=bool)
     np.not_equal(sorted_hashes[1:], sorted_hashes[:-1], out=first[1:])
     return sorted_hashes[first]
-
-
-def held(sorted_hashes: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
-    """Which of `hashes` are among the sorted ones."""
-    if not len(sorted_hashes):
-        return np.zeros(len(hashes), dtype=bool)
-    places = np.searchsorted(sorted_hashes, hashes)
-    places[places == len(sorted_hashes)] = 0
-    found: NDArray[np.bool_] = sorted_hashes[places] == hashes
-    return found
 
 
 def _differences(claim: Claim, holder: Claim) -> list[str]:

@@ -8,29 +8,13 @@ counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import replace
 
 from metering.columns import NO_EVENTS, Columns, joined
 from metering.index import Hashes
-from metering.ranges import Claim, Decided, claims_of, held
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Admitted rows of one partition."""
-
-    ranked: Hashes
-    rows: Columns
-
-    def __len__(self) -> int:
-        return len(self.ranked)
-
-    @classmethod
-    def joined(cls, older: _Range, newer: _Range) -> _Range:
-        """Both as one."""
-        return cls(np.sort(np.concatenate([older.ranked, newer.ranked])), joined([older.rows, newer.rows]))
+from metering.ranges import Claim, Decided, claims_of
+from metering.ranked import Ranked
 
 
 class Recent:
@@ -39,7 +23,7 @@ class Recent:
     def __init__(self, events_max: int) -> None:
         """Most rows; the oldest go first, of the partition that has the most."""
         self._events_max = events_max
-        self._ranges: dict[tuple[int, int], list[_Range]] = {}
+        self._ranges: dict[tuple[int, int], list[Ranked]] = {}
         """By epoch and partition, the oldest first, each more than twice as large as the one behind it, up to _LARGE."""
         self._events = 0
 
@@ -51,23 +35,24 @@ class Recent:
         if not 0 < len(decided.admitted) <= self._events_max:
             return
         ranges = self._ranges.setdefault((decided.span.epoch, decided.span.partition), [])
-        ranges.append(_Range(decided.ranked, _of_claims(decided.admitted)))
+        ranges.append(Ranked(decided.ranked, decided.order, _of_claims(decided.admitted)))
         self._events += len(decided.admitted)
         while len(ranges) > 1 and _belong_together(*ranges[-2:]):
-            ranges[-2:] = [_Range.joined(*ranges[-2:])]
+            ranges[-2:] = [_joined(*ranges[-2:])]
         while self._events > self._events_max:
             largest = max(self._ranges, key=lambda lane: sum(map(len, self._ranges[lane])))
             self._events -= len(self._ranges[largest].pop(0))
 
+    def of(self, epoch: int, partition: int) -> Sequence[Ranked]:
+        """What is at hand of one partition."""
+        return self._ranges.get((epoch, partition), ())
+
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
-        """The admitted rows of these hashes that are at hand, by full key. `hashes` are sorted, each once."""
+        """The admitted rows of these hashes that are at hand, by full key. Each of the hashes stands once."""
         found: dict[bytes, Claim] = {}
         for (epoch, partition), ranges in self._ranges.items():
             for one in ranges:
-                here = held(one.ranked, hashes)
-                if here.any():
-                    rows = np.flatnonzero(held(hashes[here], one.rows.key_hash))
-                    found |= claims_of(epoch, partition, one.rows, rows)
+                found |= claims_of(epoch, partition, one.rows, one.find(hashes)[1])
         return found
 
 
@@ -75,8 +60,14 @@ _LARGE = 16_384
 """Ranges are joined up to so many rows, so that looking into all of them costs little however small they came."""
 
 
-def _belong_together(older: _Range, newer: _Range) -> bool:
+def _belong_together(older: Ranked, newer: Ranked) -> bool:
     return len(older) <= 2 * len(newer) and len(older) + len(newer) <= _LARGE
+
+
+def _joined(older: Ranked, newer: Ranked) -> Ranked:
+    rows = joined([older.rows, newer.rows])
+    order = rows.key_hash.argsort(kind="stable")
+    return Ranked(rows.key_hash[order], order, rows)
 
 
 def _of_claims(columns: Columns) -> Columns:

@@ -6,11 +6,13 @@ next to nothing a text and a list some tens of nanoseconds.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from metering.records import Integers
@@ -37,6 +39,15 @@ def joined(parts: Sequence[Texts], kind: pa.DataType) -> Texts:
     if all(isinstance(part, list) for part in parts):
         return [text for part in parts for text in part]
     return pa.concat_arrays([arrow(part, kind) for part in parts])
+
+
+def equal(texts: Texts, others: Texts) -> NDArray[np.bool_]:
+    """Which stand in the same place of both."""
+    if isinstance(texts, list) and isinstance(others, list):
+        return np.fromiter(map(operator.eq, texts, others), dtype=bool, count=len(texts))
+    kind = (others if isinstance(texts, list) else texts).type
+    found: NDArray[np.bool_] = pc.equal(arrow(texts, kind), arrow(others, kind)).to_numpy(zero_copy_only=False)
+    return found
 
 
 def coded(texts: Texts) -> tuple[NDArray[np.int64], list[Any]]:

@@ -22,12 +22,13 @@ from metering.index import CommittedIndex
 from metering.keys import hashes_of, murmurs_of, netstrings
 from metering.ranges import Claim, Decided, Pending, decide, suspects
 from metering.reading import Readings, read
-from metering.records import Record, Records, Span
+from metering.recent import Recent
+from metering.records import Record, Records, Span, shorter
 from meterline_schemas.delta import Figures
 from meterline_schemas.event import Event, Invalid
 from meterline_schemas.ingest import INGESTED_AT_HEADER
 from meterline_schemas.instants import parse_instant
-from meterline_schemas.key import dedup_key, key_hash, murmur2
+from meterline_schemas.key import dedup_key, key_hash, murmur2, row_hash
 from meterline_schemas.rules import RULES
 from meterline_schemas.types import Epoch, Offset, Partition
 from tests.contract.definition import EPOCH, defined, reading_of
@@ -303,7 +304,7 @@ def _log(random: Random, count: int) -> list[Record]:
             over |= {
                 "quantity": "-3.000001",
                 "kind": "correction",
-                "corrects": {"sourceService": "s", "sourceEntityId": "e", "usageType": "T"},
+                "corrects": {"sourceService": "s", "sourceEntityId": "e" if kind < 0.275 else "f", "usageType": "T"},
             }
         elif kind < 0.35:
             over["occurredAt"] = f"2026-11-{int(random.random() * 20) + 1:02d}T00:00:00Z"
@@ -318,16 +319,25 @@ def _shown(decided: Decided) -> list[tuple[int, str, Any, str, int | None]]:
     ]
 
 
+@pytest.mark.parametrize("at_hand_max", [0, 20, 1_000], ids=["nothing at hand", "few rows at hand", "all rows at hand"])
 @pytest.mark.parametrize("weak", [False, True], ids=["64-bit hashes", "colliding hashes"])
 @pytest.mark.parametrize("seed", range(6))
-def test_verdicts_rejects_lines_and_figures_are_the_definitions_however_the_log_is_cut(seed: int, weak: bool) -> None:
+def test_verdicts_rejects_lines_and_figures_are_the_definitions_however_the_log_is_cut(
+    seed: int, weak: bool, at_hand_max: int
+) -> None:
     random = Random(seed)
     records = _log(random, 400)
     hashed = (lambda key: key_hash(key) % 5 + 1) if weak else key_hash
+    # Bytes that collide show whether what is compared besides them is.
+    bytes_hashed = (lambda value: row_hash(value) % 2 + 1) if weak else row_hash
+    recent, repeats = Recent(at_hand_max), 0
     with (
         patch("metering.keys.key_hash", hashed),
         patch("metering.reading.key_hash", hashed),
         patch("tests.contract.definition.key_hash", hashed),
+        patch("metering.fast_lane.row_hash", bytes_hashed),
+        patch("metering.reading.row_hash", bytes_hashed),
+        patch("tests.contract.definition.row_hash", bytes_hashed),
     ):
         wanted = defined(records, 0, 1, RULES_1)
         index, pending, waiting = CommittedIndex(), Pending(), []
@@ -336,9 +346,13 @@ def test_verdicts_rejects_lines_and_figures_are_the_definitions_however_the_log_
         while at < len(records):
             end = min(len(records), at + 1 + int(random.random() * 120))
             readings = read(spanned(records[at:end]), RULES_1, 1)
-            asked = suspects(readings, index, pending)
-            confirmed = {key: claim for key, claim in stored.items() if claim.key_hash in asked}
-            decided = decide(readings, RULES_1, pending, confirmed, figures)
+            asked = suspects(readings, index, pending, recent.of(1, 0))
+            repeats += len(asked.repeats)
+            confirmed = {key: claim for key, claim in stored.items() if claim.key_hash in asked.hashes}
+            if random.random() < 0.3:  # it did not fit a delta
+                end = at + (end - at + 1) // 2
+                readings = readings.within(shorter(readings.span, end - at))
+            decided = decide(readings, RULES_1, pending, confirmed, figures, asked.repeats)
             pending.add(decided)
             waiting.append(decided)
             rejects += _shown(decided)
@@ -351,6 +365,8 @@ def test_verdicts_rejects_lines_and_figures_are_the_definitions_however_the_log_
                 oldest = waiting.pop(0)
                 stored |= oldest.claims(oldest.ranked)
                 pending.acknowledge(oldest, index)
+                recent.add(oldest)
+    assert (repeats > 0) == (at_hand_max == 1_000) or at_hand_max == 20
     assert rejects == wanted.rejects
     assert figures == wanted.figures
     assert admitted == [one.event for one in wanted.admitted]

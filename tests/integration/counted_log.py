@@ -53,7 +53,7 @@ class CountedLog:
                 continue
             span = Span(Epoch(1), Partition(partition), Offset(at), Offset(ends[partition]), Records.of(records[partition]))
             readings = read(span, RULES[1], self.epoch.partitions)
-            wanted = suspects(readings, self._index[partition], Pending())
+            wanted = suspects(readings, self._index[partition], Pending()).hashes
             decided = decide(readings, RULES[1], Pending(), event_log.confirm(client, wanted), figures)
             self._index[partition].add(decided.ranked)
             self._decided[partition] = (ends[partition], decided.figures)

@@ -19,9 +19,7 @@ _ANNOUNCE = """        self._until_done("kafka", "announce", lambda: self._delta
 _COMMIT = """        self._commit(notes)
         crash_point("consumer.committed")
 """
-_CONFIRM = (
-    "        confirmed = self._confirmed([lane.suspects(readings, self._partitions) for lane, _, readings in work], work)\n"
-)
+_CONFIRM = "        confirmed = self._confirmed([suspicion for suspicion, _ in looked], work)\n"
 _SUM = "Micros((upper << _LOW_BITS) + lower)"
 
 MUTANTS: Final = (
@@ -148,6 +146,18 @@ MUTANTS: Final = (
         ),
         seeds(1_500),
         fast=True,
+    ),
+    Mutant(
+        "repeats_not_compared",
+        "a record repeats a row at hand only where key, tenant, quantity, corrected key and bytes are equal",
+        (
+            Replace(
+                "metering/ranked.py",
+                "            found[places[_same(columns, rows[places], one.rows, holders)]] = True\n",
+                "            found[places] = True\n",
+            ),
+        ),
+        seeds(1_500),
     ),
     Mutant(
         "self_recognition",

@@ -21,6 +21,7 @@ import consumers.assignment
 import consumers.deciding
 import consumers.lane
 import metering.ranges
+import metering.ranked
 from consumers.assignment import Start, start_of
 from consumers.deciding import Decider
 from consumers.lane import Lane
@@ -50,10 +51,10 @@ def no_exact_confirm() -> Mutant:
     """A hash that C holds is taken for the key."""
     exact = metering.ranges.decide
 
-    def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], before: Figures) -> Decided:
+    def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], *more: Any) -> Decided:
         holders = {claim.key_hash: claim for claim in confirmed.values()}
         rows = zip(listed(readings.columns.key), readings.columns.key_hash.tolist(), strict=True)
-        return exact(readings, rules, pending, {key: holders[hashed] for key, hashed in rows if hashed in holders}, before)
+        return exact(readings, rules, pending, {key: holders[hashed] for key, hashed in rows if hashed in holders}, *more)
 
     return patch.object(consumers.deciding, "decide", by_hash)
 
@@ -66,8 +67,8 @@ def equal_hashes_not_compared() -> Iterator[None]:
     def claims(epoch: int, partition: int, columns: Columns, rows: Integers) -> list[tuple[bytes, Claim]]:
         return [(b"%d" % claim.key_hash, claim) for _, claim in by_key(epoch, partition, columns, rows)]
 
-    def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], before: Figures) -> Decided:
-        return exact(readings, rules, pending, {b"%d" % claim.key_hash: claim for claim in confirmed.values()}, before)
+    def by_hash(readings: Readings, rules: Rules, pending: Pending, confirmed: Mapping[bytes, Claim], *more: Any) -> Decided:
+        return exact(readings, rules, pending, {b"%d" % claim.key_hash: claim for claim in confirmed.values()}, *more)
 
     with patch.object(metering.ranges, "_claims", claims), patch.object(consumers.deciding, "decide", by_hash):
         yield
@@ -237,6 +238,11 @@ def one_row_of_a_hash_is_enough() -> Mutant:
     return patch.object(Suspicion, "lacking", none_found)
 
 
+def repeats_not_compared() -> Mutant:
+    """A record is taken to repeat whichever row has its hash."""
+    return patch.object(metering.ranked, "_same", lambda columns, rows, others, holders: np.ones(len(rows), dtype=bool))
+
+
 def one_row_at_hand_is_enough() -> Mutant:
     """A hash of which any key is at hand is not asked about."""
 
@@ -354,6 +360,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Mutant]]] = MappingProxyType(
             suspect_without_a_row_is_new,
             one_row_of_a_hash_is_enough,
             one_row_at_hand_is_enough,
+            repeats_not_compared,
             rules_read_before_the_range,
             lowered_offset_left_alone,
             note_trusted_beside_another_offset,

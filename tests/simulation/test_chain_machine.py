@@ -116,7 +116,7 @@ class ChainMachine(RuleBasedStateMachine):
 
     def decided(self, span: Span, index: CommittedIndex, pending: Pending, before: Figures) -> Decided:
         readings = read(span, _RULES, PARTITIONS)
-        confirmed = self.tables.confirm(suspects(readings, index, pending), None)
+        confirmed = self.tables.confirm(suspects(readings, index, pending).hashes, None)
         return decide(readings, _RULES, pending, confirmed, before)
 
     def rebuilt(self, offset: int) -> CommittedIndex:

@@ -76,7 +76,7 @@ class LaneMachine(RuleBasedStateMachine):
     def _decide(self, span: Span) -> None:
         figures = Figures(void=span.to_offset - _START)
         delta = Delta(span.epoch, span.partition, span.from_offset, span.to_offset, 1, (), figures)
-        self.lane.decided(Decided(span, 1, NO_EVENTS, NO_EVENTS.key_hash, (), delta))
+        self.lane.decided(Decided(span, 1, NO_EVENTS, NO_EVENTS.key_hash, NO_EVENTS.offset, (), delta))
         self.handed += span.records
         self.waiting = self.waiting[len(span.records) :]
         assert self.lane.next_offset == span.to_offset

@@ -235,13 +235,14 @@ def test_a_record_sent_again_soon_is_decided_by_the_row_at_hand_and_an_older_one
         assert cycle is not None
         claims.update(cycle.ranges[0].claims(cycle.ranges[0].ranked))
         chain.acknowledge([cycle])
-    before = suspects("recent"), suspects("clickhouse")
+    before = [suspects(where) for where in ("repeated", "recent", "clickhouse")]
     take(one, record(4, body(names[3])), record(5, body(names[3], "2")), record(6, body(names[0])))
     cycle = chain.cycle(RULES_FROM_0)
     assert cycle is not None
     assert asked == [key_hash(next(iter(claims)))], "the oldest has gone from what is at hand"
     assert (one.figures.admitted, one.figures.duplicate, one.figures.conflict) == (4, 2, 1)
-    assert (suspects("recent") - before[0], suspects("clickhouse") - before[1]) == (1, 1)
+    after = [suspects(where) for where in ("repeated", "recent", "clickhouse")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1]
 
 
 FENCE = Fence(1, 0, 10, 1, Figures(admitted=10, hash_sum=5))

@@ -101,7 +101,7 @@ def test_a_key_held_by_a_range_that_is_not_yet_acknowledged_is_recognised_withou
     pending, first = Pending(), decided(span(0, 0, [body(entity)]))
     pending.add(first)
     work = span(0, 1, [body(entity)])
-    assert len(suspects(read(work, RULES_1, PARTITIONS), CommittedIndex(), pending)) == 0
+    assert len(suspects(read(work, RULES_1, PARTITIONS), CommittedIndex(), pending).hashes) == 0
     assert decided(work, pending).figures.duplicate == 1
 
 
@@ -112,7 +112,7 @@ def test_a_key_in_the_committed_index_is_suspected_and_decided_by_its_admitted_r
     pending.add(first)
     pending.acknowledge(first, index)
     work = span(0, 1, [body(entity, "2")])
-    assert suspects(read(work, RULES_1, PARTITIONS), index, pending).tolist() == [key_hash(first.admitted.event(0).key)]
+    assert suspects(read(work, RULES_1, PARTITIONS), index, pending).hashes.tolist() == [key_hash(first.admitted.event(0).key)]
     result = decided(work, pending, first.claims(first.ranked))
     assert verdicts(result) == {1: "conflict"}
 
