@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from deploy.embedded.kafka import Kafka
 from runtime.settings import Settings
@@ -105,10 +105,7 @@ def logged(settings: Settings) -> dict[str, set[tuple[int, int]]]:
     """Where each event stands, all its copies."""
     reader = Consumer({"bootstrap.servers": settings.kafka_url, "group.id": "reader"})
     try:
-        ends = [
-            reader.get_watermark_offsets(TopicPartition(settings.topic_events, partition), timeout=15)[1]
-            for partition in range(settings.topic_partitions)
-        ]
+        ends = [log_end(reader, TopicPartition(settings.topic_events, part)) for part in range(settings.topic_partitions)]
         reader.assign([TopicPartition(settings.topic_events, partition, 0) for partition in range(len(ends))])
         found: dict[str, set[tuple[int, int]]] = {}
         read, deadline = 0, time.monotonic() + WITHIN_S
@@ -125,6 +122,18 @@ def logged(settings: Settings) -> dict[str, set[tuple[int, int]]]:
         return found
     finally:
         reader.close()
+
+
+def log_end(reader: Consumer, partition: TopicPartition) -> int:
+    """A broker that was started a moment ago answers for a while that it leads nothing."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        try:
+            return int(reader.get_watermark_offsets(partition, timeout=15)[1])
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def wait_until(server: Server, said: str) -> None:
