@@ -99,7 +99,7 @@ class Settings(BaseModel):
     )
     recent_events_max: int = _setting(
         "Consumer",
-        500_000,
+        1_000_000,
         "Most admitted events kept at hand, so that one sent again is not looked up in ClickHouse; some 215 bytes each.",
         ge=0,
         le=50_000_000,
