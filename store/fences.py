@@ -121,26 +121,33 @@ def add_lines(connection: Connection[Any], lines: Iterable[DeltaLine]) -> None:
 
 
 def add_sums(connection: Connection[Any], sums: Sums) -> None:
-    """Adds to the counters and running totals, sorted by key so that two writers cannot deadlock.
+    """Adds to the counters and running totals, in one order for all so that two writers cannot deadlock.
 
     Each counter is written once, however many ranges its sum is of. Blocks some 10 us a counter.
     """
-    ordered = sorted(sums)
-    _write(connection, _ADD_DAYS, (*_columns(ordered, 3), *_columns([sums[key] for key in ordered], 2)))
-    pairs: list[tuple[str, str]] = []
+    ordered = sorted(sums, key=_SEPARATOR.join)
+    tenants, usage_types, days = ([key[place] for key in ordered] for place in range(3))
+    added = [sums[key] for key in ordered]
+    micros, events = ([str(sum_[place]) for sum_ in added] for place in range(2))
+    _write(connection, _ADD_DAYS, (tenants, usage_types, days, micros, events))
+    _write(connection, _ADD_TOTALS, _totals(tenants, usage_types, added))
+
+
+def _totals(tenants: Sequence[str], usage_types: Sequence[str], added: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """Over the days of each tenant and usage type, which stand behind each other: both, and the sum of the quantities."""
+    whose: list[str] = []
+    what: list[str] = []
     totals: list[int] = []
-    for tenant_id, usage_type, day in ordered:
-        quantity, _ = sums[tenant_id, usage_type, day]
-        if pairs and pairs[-1] == (tenant_id, usage_type):
+    last_tenant = last_type = None
+    for tenant_id, usage_type, (quantity, _) in zip(tenants, usage_types, added, strict=True):
+        if usage_type == last_type and tenant_id == last_tenant:
             totals[-1] += quantity
         else:
-            pairs.append((tenant_id, usage_type))
+            whose.append(tenant_id)
+            what.append(usage_type)
             totals.append(quantity)
-    _write(connection, _ADD_TOTALS, (*_columns(pairs, 2), list(map(str, totals))))
-
-
-def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[str]]:
-    return [[str(row[place]) for row in rows] for place in range(width)]
+            last_tenant, last_type = tenant_id, usage_type
+    return [whose, what, list(map(str, totals))]
 
 
 def _write(connection: Connection[Any], statement: str, columns: Sequence[list[str]]) -> None:
