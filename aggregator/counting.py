@@ -21,9 +21,10 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
 
-from metering.counters import Sums, gather
+from metering.counters import Sums
 from metering.fence import FenceAction, FiguresDisagree, action, check_continues, explains
-from meterline_schemas.delta import Delta, DeltaLine, Figures, decode_delta
+from metering.line_columns import decode
+from meterline_schemas.delta import Delta, DeltaLine, Figures
 from runtime import metrics
 from runtime.crash import crash_point
 from runtime.exits import Exit, MeterlineExit
@@ -34,7 +35,8 @@ from store.fences import Fence, add_sums, lock_fences, move_fence, note_repair, 
 logger = logging.getLogger(__name__)
 
 COUNTERS_MAX = 500_000
-"""Counters of one transaction, give or take a delta: some seconds of writing, for which whoever wants a fence waits."""
+"""Counters from which on a transaction takes no more deltas; it has less than twice as many. They are some seconds of writing,
+for which whoever wants a fence waits."""
 
 T = TypeVar("T")
 Lane: TypeAlias = tuple[int, int]
@@ -164,7 +166,7 @@ class Counting:
                 )
                 continue
             self._add(addition, delta, fence)
-            if len(addition.sums) >= COUNTERS_MAX:
+            if addition.sums.reach(COUNTERS_MAX):
                 break
         return addition
 
@@ -245,7 +247,7 @@ class _Addition:
         self.assumed: dict[Lane, Fence | None] = {}
         """The fences that it is right for."""
         self.moved: dict[Lane, Fence] = {}
-        self.sums: Sums = {}
+        self.sums = Sums()
         self.outcomes: Counter[str] = Counter()
         self._repairs: list[tuple[Fence, int, str]] = []
 
@@ -261,7 +263,7 @@ class _Addition:
         self.outcomes["recomputed"] += 1
 
     def _move(self, fence: Fence, target: Target, lines: Iterable[DeltaLine]) -> None:
-        gather(self.sums, lines)
+        self.sums.add(lines)
         self.moved[fence.epoch, fence.partition] = replace(
             fence, next_offset=target.to_offset, rules_version=target.rules_version, figures=target.figures
         )
@@ -278,7 +280,7 @@ class _Addition:
 def _readable(value: bytes | None) -> Delta | None:
     """A record's delta; None for one that is none, whose range the next delta or the reconciler counts."""
     try:
-        return decode_delta(value or b"")
+        return decode(value or b"")
     except Exception as error:  # noqa: BLE001 - nothing may leave the batch: it would be acknowledged with its readable deltas
         logger.error("a record of the deltas topic is no delta; passed over", extra={"problem": str(error)})
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from metering.line_columns import events_of
 from meterline_schemas.delta import HASH_MODULUS, Delta, Figures
 
 
@@ -31,7 +32,7 @@ def check_continues(delta: Delta, fence: Figures) -> None:
 
     Raises FiguresDisagree. I1 is checked in passing: every offset of the range got exactly one verdict.
     """
-    events = sum(line.events for line in delta.lines)
+    events = events_of(delta.lines)
     try:
         grown = delta.cumulative.minus(fence)
     except ValueError as error:

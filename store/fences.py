@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from metering.counters import Sums, gather
+from metering.counters import Sums, totals_of
 from meterline_schemas.delta import DeltaLine, Figures
 
 ROWS_MAX = 20_000
@@ -115,8 +115,8 @@ def move_fence(connection: Connection[Any], fence: Fence) -> None:
 
 def add_lines(connection: Connection[Any], lines: Iterable[DeltaLine]) -> None:
     """As `add_sums`, of what the lines come to."""
-    sums: Sums = {}
-    gather(sums, lines)
+    sums = Sums()
+    sums.add(lines)
     add_sums(connection, sums)
 
 
@@ -125,32 +125,12 @@ def add_sums(connection: Connection[Any], sums: Sums) -> None:
 
     Each counter is written once, however many ranges its sum is of. Blocks some 10 us a counter.
     """
-    ordered = sorted(sums, key=_SEPARATOR.join)
-    tenants, usage_types, days = ([key[place] for key in ordered] for place in range(3))
-    added = [sums[key] for key in ordered]
-    micros, events = ([str(sum_[place]) for sum_ in added] for place in range(2))
-    _write(connection, _ADD_DAYS, (tenants, usage_types, days, micros, events))
-    _write(connection, _ADD_TOTALS, _totals(tenants, usage_types, added))
+    days = sums.days()
+    _write(connection, _ADD_DAYS, days)
+    _write(connection, _ADD_TOTALS, totals_of(days))
 
 
-def _totals(tenants: Sequence[str], usage_types: Sequence[str], added: Sequence[tuple[int, int]]) -> list[list[str]]:
-    """Over the days of each tenant and usage type, which stand behind each other: both, and the sum of the quantities."""
-    whose: list[str] = []
-    what: list[str] = []
-    totals: list[int] = []
-    last_tenant = last_type = None
-    for tenant_id, usage_type, (quantity, _) in zip(tenants, usage_types, added, strict=True):
-        if usage_type == last_type and tenant_id == last_tenant:
-            totals[-1] += quantity
-        else:
-            whose.append(tenant_id)
-            what.append(usage_type)
-            totals.append(quantity)
-            last_tenant, last_type = tenant_id, usage_type
-    return [whose, what, list(map(str, totals))]
-
-
-def _write(connection: Connection[Any], statement: str, columns: Sequence[list[str]]) -> None:
+def _write(connection: Connection[Any], statement: str, columns: Sequence[Sequence[str]]) -> None:
     for start in range(0, len(columns[0]), ROWS_MAX):
         # One text a column costs a tenth of an array of objects. A delta's names hold no control character; one that did
         # would make its column longer than the others, whose nulls the tables refuse.

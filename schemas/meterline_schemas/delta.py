@@ -93,7 +93,7 @@ class Delta:
     from_offset: Offset
     to_offset: Offset
     rules_version: int
-    lines: tuple[DeltaLine, ...]
+    lines: Sequence[DeltaLine]
     cumulative: Figures
     """Since the epoch's start, this range included."""
 
@@ -107,7 +107,9 @@ class _FiguresWire(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     hash_sum: str
 
 
-class _DeltaWire(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+class WireDelta(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A delta as it stands in the record, before anything but names and types is looked at."""
+
     epoch: int
     partition: int
     from_offset: int
@@ -119,7 +121,7 @@ class _DeltaWire(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODER: Final = msgspec.json.Decoder(_DeltaWire)
+_DECODER: Final = msgspec.json.Decoder(WireDelta)
 
 
 def encode_delta(delta: Delta) -> bytes:
@@ -127,7 +129,7 @@ def encode_delta(delta: Delta) -> bytes:
     _check(delta)
     figures = delta.cumulative
     return _ENCODER.encode(
-        _DeltaWire(
+        WireDelta(
             epoch=delta.epoch,
             partition=delta.partition,
             from_offset=delta.from_offset,
@@ -145,25 +147,45 @@ def encode_delta(delta: Delta) -> bytes:
 
 def decode_delta(value: bytes) -> Delta:
     """The delta in a record value; raises ValueError on anything that `encode_delta` would not have written."""
+    return delta_of(parse_delta(value))
+
+
+def parse_delta(value: bytes) -> WireDelta:
+    """The first half of `decode_delta`, which `delta_of` ends."""
     try:
         value.decode()  # msgspec checks only the strings that it keeps
-        wire = _DECODER.decode(value)
+        return _DECODER.decode(value)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not a delta: {error}") from None
+
+
+def delta_of(wire: WireDelta) -> Delta:
+    """The second half of `decode_delta`."""
+    delta = _delta(wire, _lines(wire.lines))
+    _check(delta)
+    return delta
+
+
+def delta_with(wire: WireDelta, lines: Sequence[DeltaLine], events: int) -> Delta:
+    """As `delta_of`, with the wire's lines in another form: they have passed every check of lines and have so many events."""
+    delta = _delta(wire, lines)
+    _check_range(delta, events)
+    return delta
+
+
+def _delta(wire: WireDelta, lines: Sequence[DeltaLine]) -> Delta:
     figures = wire.cumulative
-    delta = Delta(
+    return Delta(
         epoch=Epoch(wire.epoch),
         partition=Partition(wire.partition),
         from_offset=Offset(wire.from_offset),
         to_offset=Offset(wire.to_offset),
         rules_version=wire.rules_version,
-        lines=_lines(wire.lines),
+        lines=lines,
         cumulative=Figures(
             figures.admitted, figures.duplicate, figures.conflict, figures.invalid, figures.void, _natural(figures.hash_sum)
         ),
     )
-    _check(delta)
-    return delta
 
 
 def _lines(wire: list[tuple[str, str, str, str, int]]) -> tuple[DeltaLine, ...]:
@@ -231,10 +253,14 @@ def _check_position(epoch: int, offset: int, rules_version: int, figures: Figure
 
 def _check(delta: Delta) -> None:
     """What holds of every delta, whoever made it: asserted where it is written and where it is read."""
+    _check_range(delta, _check_lines(delta.lines) if delta.lines else 0)
+
+
+def _check_range(delta: Delta, events: int) -> None:
+    """What holds of everything but the lines, which have so many events."""
     _check_position(delta.epoch, delta.to_offset, delta.rules_version, delta.cumulative)
     if not (0 <= delta.partition < 1 << 31 and 0 <= delta.from_offset < delta.to_offset):
         raise ValueError(f"out of range: partition {delta.partition}, [{delta.from_offset}, {delta.to_offset})")
-    events = _check_lines(delta.lines) if delta.lines else 0
     if events > delta.to_offset - delta.from_offset or events > delta.cumulative.admitted:
         raise ValueError(
             f"{events} events in a range of {delta.to_offset - delta.from_offset}, {delta.cumulative.admitted} admitted"
@@ -255,12 +281,13 @@ def _check_lines(lines: Sequence[DeltaLine]) -> int:
         wrong = next(line for line in lines if not (line[0] and line[1] and 1 <= line.events <= _INT64_MAX))
         raise ValueError(f"not a line: {wrong}")
     for day in set(days):
-        _check_day(day)
+        check_day(day)
     return sum(events)
 
 
 @lru_cache(maxsize=4_096)  # deltas have few days; what is wrong is not kept
-def _check_day(day: str) -> None:
+def check_day(day: str) -> None:
+    """Raises ValueError for anything but a day of the calendar as YYYY-MM-DD."""
     try:
         if date.fromisoformat(day).isoformat() == day:
             return

@@ -37,7 +37,7 @@ def _hang(*_: Any, **__: Any) -> None:
 
 
 PLACES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "decode": (aggregator.counting, "decode_delta", _raise(Unforeseen("in decoding"))),
+    "decode": (aggregator.counting, "decode", _raise(Unforeseen("in decoding"))),
     "count": (aggregator.counting, "add_sums", _raise(Unforeseen("in counting"))),
     "transaction": (aggregator.counting, "move_fence", _raise(psycopg.errors.SerializationFailure("again, please"))),
     "hang": (aggregator.counting, "add_sums", _hang),

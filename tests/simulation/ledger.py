@@ -84,9 +84,10 @@ def read_fences(ledger: Ledger) -> list[Fence]:
 
 
 def add_sums(ledger: Ledger, sums: Sums) -> None:
-    for key, (more, events) in sums.items():
-        quantity, known = ledger.counters.get(key, (0, 0))
-        ledger.counters[key] = quantity + more, known + events
+    for *key, more, events in zip(*sums.days(), strict=True):
+        tenant_id, usage_type, day = key
+        quantity, known = ledger.counters.get((tenant_id, usage_type, day), (0, 0))
+        ledger.counters[tenant_id, usage_type, day] = quantity + int(more), known + int(events)
 
 
 def note_repair(ledger: Ledger, fence: Fence, to_offset: int, cause: str) -> None:

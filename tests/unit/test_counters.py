@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import aggregator.counting
 from aggregator.counting import Counting
-from metering.counters import Sums, gather
+from metering.counters import Sums, totals_of
+from metering.line_columns import LineColumns, table_of
 from meterline_schemas.delta import Delta, DeltaLine, Figures, encode_delta
 from meterline_schemas.quantity import format_quantity, parse_sum, parse_sums
 from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
@@ -99,23 +100,54 @@ def test_records_that_are_no_deltas_and_deltas_of_no_fence_take_no_transaction_w
 
 LINES = st.lists(
     st.builds(
-        lambda tenant, micros, events: DeltaLine(*line(tenant)[:3], Micros(micros), events),
+        lambda tenant, day, micros, events: DeltaLine(*line(tenant)[:2], f"2026-11-{day}", Micros(micros), events),
         st.integers(0, 3),
+        st.integers(20, 21),
         st.integers(-(10**30), 10**30),
         st.integers(1, 10**12),
     )
 )
 
 
-@given(LINES)
-def test_sums_are_those_of_the_lines_whatever_their_size(lines: list[DeltaLine]) -> None:
-    sums: Sums = {}
-    gather(sums, lines[:2])
-    gather(sums, lines[2:])
-    assert sums == {
+def of_each(lines: list[DeltaLine]) -> dict[tuple[str, str, str], tuple[int, int]]:
+    return {
         key: (sum(one.quantity for one in lines if one[:3] == key), sum(one.events for one in lines if one[:3] == key))
         for key in {one[:3] for one in lines}
     }
+
+
+def added(sums: Sums) -> dict[tuple[str, str, str], tuple[int, int]]:
+    found = list(zip(*sums.days(), strict=True))
+    keys = [(tenant, usage_type, day) for tenant, usage_type, day, _, _ in found]
+    assert keys == sorted(set(keys)), "one order for all writers, each counter once"
+    return {key: (int(micros), int(events)) for key, (_, _, _, micros, events) in zip(keys, found, strict=True)}
+
+
+@given(LINES)
+def test_sums_are_those_of_the_lines_whatever_their_size(lines: list[DeltaLine]) -> None:
+    sums = Sums()
+    sums.add(lines[:2])
+    sums.add(lines[2:])
+    assert added(sums) == of_each(lines)
+
+
+@given(st.lists(st.tuples(st.booleans(), LINES, st.integers(1, 8)), max_size=6))
+def test_sums_of_columns_and_of_lines_are_the_same_and_add_up(parts: list[tuple[bool, list[DeltaLine], int]]) -> None:
+    sums, lines = Sums(), list[DeltaLine]()
+    for as_columns, some, many in parts:
+        lines += some
+        columns = as_columns and some
+        sums.add(LineColumns(table_of(some), sum(one.events for one in some)) if columns else some)
+        # A counter that came both ways counts twice, and what came as columns is looked at before it is as many lines.
+        reached, counters = sums.reach(many), len(of_each(lines))
+        assert 2 * counters >= many if reached else counters < 2 * many
+    days = sums.days()
+    assert added(sums) == of_each(lines)
+    totals: dict[tuple[str, str], int] = {}
+    for one in lines:
+        totals[one[:2]] = totals.get(one[:2], 0) + one.quantity
+    found = [(tenant, usage_type, int(micros)) for tenant, usage_type, micros in zip(*totals_of(days), strict=True)]
+    assert found == [(*key, totals[key]) for key in sorted(totals)]
 
 
 TEXTS = st.one_of(
