@@ -17,7 +17,7 @@ from meterline_schemas.delta import Delta, DeltaLine, check_day, decode_delta, d
 from meterline_schemas.quantity import format_quantity
 from meterline_schemas.types import Micros, TenantId, UsageType
 
-MANY_BYTES: Final = 16_384
+MANY_BYTES = 16_384
 """Of a delta's value: making columns of a smaller one takes longer than reading it line by line."""
 KEY: Final = ("tenant_id", "usage_type", "day")
 QUANTITY: Final = pa.decimal256(76, 6)

@@ -19,12 +19,14 @@ import consumers.deciding
 import consumers.forwarding
 import consumers.storing
 import metering.keys
+import metering.line_columns
 import metering.reading
 from meterline_schemas.rules import Rules
 from tests.simulation import codec, ledger, tables
 from tests.simulation.violation import Crash
 
 _FEW_RECORDS: Final = metering.reading._FEW_RECORDS
+_MANY_BYTES: Final = metering.line_columns.MANY_BYTES
 
 
 class _Current:
@@ -115,6 +117,7 @@ def driven() -> Iterator[None]:
             stack.enter_context(patch.multiple(module, **names))
         stack.enter_context(patch.object(consumers.deciding, "RULES", {}))
         stack.enter_context(patch.object(metering.reading, "_FEW_RECORDS", _FEW_RECORDS))
+        stack.enter_context(patch.object(metering.line_columns, "MANY_BYTES", _MANY_BYTES))
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         stack.callback(logging.disable, disabled)
@@ -122,8 +125,9 @@ def driven() -> Iterator[None]:
 
 
 def reads_in_columns(however_few: bool) -> None:
-    """Ranges are small here, and would be read one by one; now and then they are read as large ones are."""
+    """Ranges and deltas are small here, and would be read one by one; now and then they are read as large ones are."""
     vars(metering.reading)["_FEW_RECORDS"] = 0 if however_few else _FEW_RECORDS
+    vars(metering.line_columns)["MANY_BYTES"] = 0 if however_few else _MANY_BYTES
 
 
 def knows(rules: Mapping[int, Rules]) -> None:
