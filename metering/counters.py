@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import pyarrow as pa
 
-from metering.line_columns import KEY, LineColumns, listed, table_of
+from metering.line_columns import KEY, SEPARATOR, LineColumns, listed, table_of
 from meterline_schemas.delta import DeltaLine
 from meterline_schemas.types import Micros, TenantId, UsageType
 
 Counter: TypeAlias = tuple[TenantId, UsageType, str]
 """Tenant, usage type, UTC day."""
-_SEPARATOR: Final = "\x1f"
-"""No name holds a control character, so keys that are joined by it are ordered as the keys are."""
 
 
 class Days(NamedTuple):
@@ -68,7 +66,7 @@ class Sums:
         if self._many is not None or self._arrived:
             tenants, usage_types, days, micros, numbers = listed(self._ordered())
             return Days(tenants, usage_types, days, micros, list(map(str, numbers)))
-        ordered = sorted(self._few, key=_SEPARATOR.join)
+        ordered = sorted(self._few, key=SEPARATOR.join)
         added = [self._few[counter] for counter in ordered]
         tenants, usage_types, days = ([counter[place] for counter in ordered] for place in range(3))
         micros, events = ([str(sum_[place]) for sum_ in added] for place in range(2))

@@ -27,7 +27,8 @@ _SCHEMA: Final = pa.schema(
 )
 _QUANTITY: Final = r"^-?(?:0|[1-9][0-9]{0,31})(?:\.[0-9]{0,5}[1-9])?$"
 _INT64_MAX: Final = (1 << 63) - 1
-_SEPARATOR: Final = "\x1f"
+SEPARATOR: Final = "\x1f"
+"""No name holds a control character, so keys that are joined by it are ordered as the keys are."""
 
 
 class LineColumns(Sequence[DeltaLine]):
@@ -67,9 +68,8 @@ def events_of(lines: Sequence[DeltaLine]) -> int:
 
 def table_of(lines: Iterable[DeltaLine]) -> pa.Table:
     """The same as columns."""
-    columns = zip(*((*line[:3], format_quantity(line.quantity), line.events) for line in lines), strict=True)
-    tenants, usage_types, days, quantities, events = map(list, columns)
-    return _table(tenants, usage_types, days, quantities, events)
+    tenants, usage_types, days, quantities, events = _each(list(lines))
+    return _table(tenants, usage_types, days, list(map(format_quantity, quantities)), events)
 
 
 def listed(table: pa.Table) -> tuple[list[str], list[str], list[str], list[str], list[int]]:
@@ -81,7 +81,7 @@ def listed(table: pa.Table) -> tuple[list[str], list[str], list[str], list[str],
 
 def _columns(wire: list[tuple[str, str, str, str, int]]) -> LineColumns | None:
     """None where anything is out of the ordinary."""
-    tenants, usage_types, days, quantities, events = (list(map(itemgetter(place), wire)) for place in range(5))
+    tenants, usage_types, days, quantities, events = _each(wire)
     names = "".join(tenants) + "".join(set(usage_types))
     if not (names.isprintable() and all(tenants) and all(usage_types) and "".join(quantities).isascii()):
         return None
@@ -96,11 +96,14 @@ def _columns(wire: list[tuple[str, str, str, str, int]]) -> LineColumns | None:
     if not pc.all(pc.match_substring_regex(texts, _QUANTITY)).as_py() or pc.any(pc.equal(texts, "-0")).as_py():
         return None
     table = _table(tenants, usage_types, days, texts, events)
-    # Printable names have no character that comes before the separator, so the order of the texts is that of the keys.
-    keys = pc.binary_join_element_wise(*(table[name] for name in KEY), _SEPARATOR).combine_chunks()
+    keys = pc.binary_join_element_wise(*(table[name] for name in KEY), SEPARATOR).combine_chunks()
     if not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
         return None
     return LineColumns(table, sum(events))
+
+
+def _each(lines: Sequence[tuple[Any, ...]]) -> Iterator[list[Any]]:
+    return (list(map(itemgetter(place), lines)) for place in range(5))
 
 
 def _table(tenants: Any, usage_types: Any, days: Any, quantities: Any, events: Any) -> pa.Table:

@@ -14,12 +14,12 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from metering.counters import Sums, totals_of
+from metering.line_columns import SEPARATOR
 from meterline_schemas.delta import DeltaLine, Figures
 
 ROWS_MAX = 20_000
 """Counters of one statement: it must end within the statement timeout on a busy server, too."""
 
-_SEPARATOR = "\x1f"
 _ADD_DAYS = (
     "INSERT INTO usage_counters AS c (tenant_id, usage_type, day, quantity, events)"
     " SELECT tenant_id, usage_type, day, micros * 0.000001, events FROM unnest("
@@ -134,7 +134,7 @@ def _write(connection: Connection[Any], statement: str, columns: Sequence[Sequen
     for start in range(0, len(columns[0]), ROWS_MAX):
         # One text a column costs a tenth of an array of objects. A delta's names hold no control character; one that did
         # would make its column longer than the others, whose nulls the tables refuse.
-        connection.execute(statement, tuple(_SEPARATOR.join(column[start : start + ROWS_MAX]) for column in columns))
+        connection.execute(statement, tuple(SEPARATOR.join(column[start : start + ROWS_MAX]) for column in columns))
 
 
 def note_repair(connection: Connection[Any], fence: Fence, to_offset: int, cause: str) -> None:
