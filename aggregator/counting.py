@@ -35,8 +35,8 @@ from store.fences import Fence, add_sums, lock_fences, move_fence, note_repair, 
 logger = logging.getLogger(__name__)
 
 COUNTERS_MAX = 500_000
-"""Counters from which on a transaction takes no more deltas; it has less than twice as many. They are some seconds of writing,
-for which whoever wants a fence waits."""
+"""Counters from which on a transaction takes no more deltas; it has no more than twice as many and those of one delta: five to
+ten seconds of writing, for which whoever wants a fence waits."""
 
 T = TypeVar("T")
 Lane: TypeAlias = tuple[int, int]

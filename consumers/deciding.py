@@ -98,7 +98,6 @@ class Decider:
         confirmed = self._confirmed([suspicion for suspicion, _ in looked], work)
         ranges = []
         for (lane, rules, readings), (_, repeats) in zip(work, looked, strict=True):
-            metrics.SUSPECTS.labels("repeated").inc(len(repeats))
             ranges.append(self._bounded(lane, rules, readings, confirmed, repeats))
             self._between()
         for (lane, _, _), decided in zip(work, ranges, strict=True):
@@ -132,6 +131,7 @@ class Decider:
             decided = decide(readings, rules, lane.pending, confirmed, lane.figures, repeats)
             size, records = len(decided.announcement), len(readings)
             if size <= self._delta_bytes_max or records <= 1:
+                metrics.SUSPECTS.labels("repeated").inc(int((repeats < len(readings.columns)).sum()))
                 return decided
             readings = readings.within(shorter(readings.span, max(1, records * self._delta_bytes_max // size * 9 // 10)))
 

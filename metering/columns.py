@@ -63,10 +63,6 @@ class Columns:
         columns = (getattr(self, name) for name in _NAMES)
         return Columns(*(column[rows] if isinstance(column, np.ndarray) else texts.take(column, rows) for column in columns))
 
-    def first(self, rows: int) -> Columns:
-        """The first so many rows."""
-        return Columns(*(getattr(self, name)[:rows] for name in _NAMES))
-
 
 _NAMES: Final = tuple(field.name for field in fields(Columns))
 TEXT_TYPES: Final = {

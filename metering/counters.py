@@ -56,7 +56,9 @@ class Sums:
             self._few[counter] = line[3:] if sum_ is None else (Micros(sum_[0] + line[3]), sum_[1] + line[4])
 
     def reach(self, counters: int) -> bool:
-        """Whether these are so many counters, noticed before they are twice as many. One that came both ways counts twice."""
+        """Whether these are so many counters, noticed when they are twice as many and the last lines at the latest. A counter
+        that came both ways counts twice.
+        """
         if self._arrived_lines >= counters:
             self._settle()
         return len(self._few) + (0 if self._many is None else self._many.num_rows) >= counters

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from meterline_schemas.delta import Delta, DeltaLine, check_day, decode_delta, delta_of, delta_with, parse_delta
+from meterline_schemas.delta import Delta, DeltaLine, Lines, check_day, decode_delta, delta_of, delta_with, parse_delta
 from meterline_schemas.quantity import format_quantity
 from meterline_schemas.types import Micros, TenantId, UsageType
 
@@ -31,21 +31,14 @@ SEPARATOR: Final = "\x1f"
 """No name holds a control character, so keys that are joined by it are ordered as the keys are."""
 
 
-class LineColumns(Sequence[DeltaLine]):
-    """Lines, sorted by their key, one each; a table of them, and their events together."""
+class LineColumns:
+    """Lines, sorted by their key, one each; a table of them, and their events together. No two compare equal."""
 
     def __init__(self, table: pa.Table, events: int) -> None:
         self.table, self.events = table, events
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
-
-    @overload
-    def __getitem__(self, place: int) -> DeltaLine: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[DeltaLine]: ...
-    def __getitem__(self, place: int | slice) -> DeltaLine | list[DeltaLine]:
-        return list(self)[place]
 
     def __iter__(self) -> Iterator[DeltaLine]:
         for tenant_id, usage_type, day, micros, events in zip(*listed(self.table), strict=True):
@@ -61,7 +54,7 @@ def decode(value: bytes) -> Delta:
     return delta_of(wire) if lines is None else delta_with(wire, lines, lines.events)
 
 
-def events_of(lines: Sequence[DeltaLine]) -> int:
+def events_of(lines: Lines) -> int:
     """Of all lines together."""
     return lines.events if isinstance(lines, LineColumns) else sum(line.events for line in lines)
 

@@ -105,7 +105,7 @@ class Decided:
 
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
         """What the range claims of these hashes, each of which stands once, by full key."""
-        return claims_of(self.span.epoch, self.span.partition, self.admitted, self.by_hash.find(hashes)[1])
+        return claims_of(self.span.epoch, self.span.partition, self.admitted, self.by_hash.find(hashes))
 
 
 class Pending:

@@ -34,18 +34,21 @@ class Ranked:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def find(self, hashes: Hashes) -> tuple[Integers, Integers]:
-        """Every pair of one of these hashes and a row that has it: the hash's place and the row."""
+    def find(self, hashes: Hashes) -> Integers:
+        """The rows that have one of these hashes, each of which stands once."""
         firsts = np.searchsorted(self.hashes, hashes)
-        places = np.flatnonzero(_equal_at(self.hashes, firsts, hashes))
-        if not len(places):
-            return places, places
-        firsts = firsts[places]
-        found = np.searchsorted(self.hashes, hashes[places], side="right") - firsts
-        if len(places) == int(found.sum()):
-            return places, self.order[firsts]
+        hit = _equal_at(self.hashes, firsts, hashes)
+        firsts, hashes = firsts[hit], hashes[hit]
+        found = np.searchsorted(self.hashes, hashes, side="right") - firsts
         begins = np.repeat(found.cumsum() - found, found)
-        return np.repeat(places, found), self.order[np.repeat(firsts, found) + np.arange(len(begins)) - begins]
+        rows: Integers = self.order[np.repeat(firsts, found) + np.arange(len(begins)) - begins]
+        return rows
+
+    def find_alone(self, hashes: Hashes) -> tuple[Integers, Integers]:
+        """Of these hashes, which may stand many times, those that one row has alone: their places, and the row of each."""
+        firsts = np.searchsorted(self.hashes, hashes)
+        places = np.flatnonzero(_equal_at(self.hashes, firsts, hashes) & ~_equal_at(self.hashes, firsts + 1, hashes))
+        return places, self.order[firsts[places]]
 
 
 def held(sorted_hashes: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
@@ -57,12 +60,14 @@ def repeated(columns: Columns, rows: Integers, older: Iterable[Ranked]) -> NDArr
     """Of these rows of a partition, which repeat byte by byte an earlier row of the same partition that was admitted.
 
     `rows` are ordered by hash, `older` are rows of the partition. Such a record is a duplicate that nobody needs to see,
-    whatever else has its hash: its key is the row's, and a key is admitted once.
+    whatever else has its hash: its key is the row's, and a key is admitted once. A record is compared with one row of each
+    of the older at most: where several have its hash it may repeat one of them and not be found, for whoever makes hashes
+    collide must not make as many comparisons as there are pairs.
     """
     found = np.zeros(len(rows), dtype=bool)
     hashes = columns.key_hash[rows]
     for one in older:
-        places, holders = one.find(hashes)
+        places, holders = one.find_alone(hashes)
         if len(places):
             found[places[_same(columns, rows[places], one.rows, holders)]] = True
     return found
@@ -80,5 +85,5 @@ def _same(columns: Columns, rows: Integers, others: Columns, holders: Integers) 
 def _equal_at(sorted_hashes: Hashes, places: Integers, hashes: Hashes) -> NDArray[np.bool_]:
     if not len(sorted_hashes):
         return np.zeros(len(hashes), dtype=bool)
-    equal: NDArray[np.bool_] = sorted_hashes.take(places, mode="clip") == hashes
+    equal: NDArray[np.bool_] = (sorted_hashes.take(places, mode="clip") == hashes) & (places < len(sorted_hashes))
     return equal

@@ -71,7 +71,8 @@ class Readings:
         """Those of a range that begins as this one does and ends earlier."""
         records = len(span.records)
         rows = int(np.searchsorted(self.columns.record, records))
-        return Readings(span, self.columns.first(rows), tuple(one for one in self.invalid if one[0] < records))
+        # A copy: a range is kept for long, and a part of these columns would keep them whole.
+        return Readings(span, self.columns.take(np.arange(rows)), tuple(one for one in self.invalid if one[0] < records))
 
 
 def read(span: Span, rules: Rules, partitions: int, between: Callable[[], None] = lambda: None) -> Readings:

@@ -52,7 +52,7 @@ class Recent:
         found: dict[bytes, Claim] = {}
         for (epoch, partition), ranges in self._ranges.items():
             for one in ranges:
-                found |= claims_of(epoch, partition, one.rows, one.find(hashes)[1])
+                found |= claims_of(epoch, partition, one.rows, one.find(hashes))
         return found
 
 
@@ -76,6 +76,7 @@ def _of_claims(columns: Columns) -> Columns:
     return replace(
         columns,
         record=none.record,
+        offset=columns.offset.copy(),  # it may be a part of all the offsets that were read at once
         ingested_ms=none.ingested_ms,
         source_service=none.source_service,
         source_entity_id=none.source_entity_id,

@@ -27,8 +27,8 @@ CONSUMER_LAG = Gauge("meterline_consumer_lag_records", "Records between the comm
 INDEX_KEYS = Gauge("meterline_index_keys", "Keys in the committed index of this process.")
 # Bytes of the committed index's long runs, by place: memory, and disk past METERLINE_INDEX_MEMORY_BYTES_MAX.
 INDEX_BYTES = Gauge("meterline_index_bytes", "Bytes of the committed index, by place.", ["place"])
-# Hits of the index: records that repeat a row still at hand byte by byte (repeated), hashes that rows at hand settle (recent),
-# hashes that are looked up, which costs a block a column (clickhouse).
+# Hits of the committed index: records that repeat a row still at hand byte by byte (repeated), hashes that rows at hand
+# settle (recent), hashes that are looked up, which costs a block a column (clickhouse).
 SUSPECTS = Counter("meterline_suspects_total", "What the index knew already, by where it was compared.", ["where"])
 # Records that reached the topic of an ended epoch late and were sent on to the current one: producers to be moved.
 FORWARDED = Counter("meterline_forwarded_total", "Late records of an ended epoch's topic, sent on to the current topic.")

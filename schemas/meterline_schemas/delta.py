@@ -7,13 +7,13 @@ counted before. Decoding is strict: a delta that is wrong anywhere is a ValueErr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import islice, pairwise
 from operator import itemgetter, lt
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -84,6 +84,13 @@ class DeltaLine(NamedTuple):
     events: int
 
 
+class Lines(Protocol):
+    """A tuple of lines, or the same in a form that is made for many."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[DeltaLine]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """The range [from_offset, to_offset) of one partition. Lines are sorted by (tenant, type, day), one each."""
@@ -93,7 +100,7 @@ class Delta:
     from_offset: Offset
     to_offset: Offset
     rules_version: int
-    lines: Sequence[DeltaLine]
+    lines: Lines
     cumulative: Figures
     """Since the epoch's start, this range included."""
 
@@ -166,14 +173,14 @@ def delta_of(wire: WireDelta) -> Delta:
     return delta
 
 
-def delta_with(wire: WireDelta, lines: Sequence[DeltaLine], events: int) -> Delta:
+def delta_with(wire: WireDelta, lines: Lines, events: int) -> Delta:
     """As `delta_of`, with the wire's lines in another form: they have passed every check of lines and have so many events."""
     delta = _delta(wire, lines)
     _check_range(delta, events)
     return delta
 
 
-def _delta(wire: WireDelta, lines: Sequence[DeltaLine]) -> Delta:
+def _delta(wire: WireDelta, lines: Lines) -> Delta:
     figures = wire.cumulative
     return Delta(
         epoch=Epoch(wire.epoch),
@@ -194,7 +201,7 @@ def _lines(wire: list[tuple[str, str, str, str, int]]) -> tuple[DeltaLine, ...]:
     return tuple(map(DeltaLine._make, zip(tenants, usage_types, days, parse_sums(quantities), events, strict=True)))
 
 
-def _columns(lines: Sequence[tuple[Any, ...]]) -> Iterator[list[Any]]:
+def _columns(lines: Iterable[tuple[Any, ...]]) -> Iterator[list[Any]]:
     """Not by `zip(*lines)`: the call would hold thousands of arguments, which costs ten times as much."""
     return (list(map(itemgetter(place), lines)) for place in range(5))
 
@@ -267,7 +274,7 @@ def _check_range(delta: Delta, events: int) -> None:
         )
 
 
-def _check_lines(lines: Sequence[DeltaLine]) -> int:
+def _check_lines(lines: Lines) -> int:
     """What holds of the lines of one delta, by column; their events."""
     tenants, usage_types, days, _, events = _columns(lines)
     names = "".join(tenants) + "".join(set(usage_types))

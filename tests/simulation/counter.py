@@ -75,9 +75,9 @@ class Counter:
             self._count([log[int(self.random.random() * len(log))]])
             return
         delta = decode_delta(log[min(self.positions[partition], len(log) - 1)])
-        if delta.lines:
+        if len(delta.lines):
             self.world.say("a delta lacks a line", None)
-            self._count([encode_delta(replace(delta, lines=delta.lines[1:]))])
+            self._count([encode_delta(replace(delta, lines=tuple(delta.lines)[1:]))])
 
     def _count(self, batch: list[bytes]) -> bool:
         repairs = self.world.stores.ledger.repairs

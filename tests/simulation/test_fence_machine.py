@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import assume
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from metering.fence import FenceAction, FiguresDisagree, action, check_continues, explains
-from meterline_schemas.delta import HASH_MODULUS, Delta, DeltaLine, Figures, decode_delta, encode_delta
+from meterline_schemas.delta import HASH_MODULUS, Delta, DeltaLine, Figures, Lines, decode_delta, encode_delta
 from meterline_schemas.types import Epoch, Micros, Offset, Partition, TenantId, UsageType
 from tests.simulation.unhurried import unhurried
 
@@ -123,7 +122,7 @@ class FenceMachine(RuleBasedStateMachine):
             line = DeltaLine(TenantId("t"), UsageType("u"), "2026-09-21", Micros(quantity), len(rows))
             self.move(end, target, (line,))
 
-    def move(self, end: int, figures: Figures, lines: Sequence[DeltaLine]) -> None:
+    def move(self, end: int, figures: Figures, lines: Lines) -> None:
         assert end > self.fence_at
         self.fence_at, self.fence = end, figures
         quantity, events = self.counted
