@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     ConfigResource,
     OffsetSpec,
     ResourceType,
+    TopicDescription,
 )
 
 from runtime.kafka import REQUEST_TIMEOUT_S
@@ -58,23 +59,26 @@ def describe(admin: AdminClient, topics: Sequence[str]) -> dict[str, TopicState 
     states: dict[str, TopicState | None] = {}
     for topic, future in described.items():
         try:
-            description = answer(future)
+            states[topic] = _state(admin, str(cluster.cluster_id), topic, answer(future))
         except KafkaException as error:
+            # Said of the topic, or of its settings where it was deleted in between.
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
             states[topic] = None
-            continue
-        if any(partition.leader is None for partition in description.partitions):
-            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"{topic} has a partition without a leader"))
-        states[topic] = TopicState(
-            topic=topic,
-            cluster_id=str(cluster.cluster_id),
-            topic_id=str(description.topic_id),
-            partitions=len(description.partitions),
-            replication=min(len(partition.replicas) for partition in description.partitions),
-            config=_config(admin, topic),
-        )
     return states
+
+
+def _state(admin: AdminClient, cluster_id: str, topic: str, description: TopicDescription) -> TopicState:
+    if any(partition.leader is None for partition in description.partitions):
+        raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"{topic} has a partition without a leader"))
+    return TopicState(
+        topic=topic,
+        cluster_id=cluster_id,
+        topic_id=str(description.topic_id),
+        partitions=len(description.partitions),
+        replication=min(len(partition.replicas) for partition in description.partitions),
+        config=_config(admin, topic),
+    )
 
 
 def _config(admin: AdminClient, topic: str) -> dict[str, str]:

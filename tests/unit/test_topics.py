@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from runtime.exits import Exit, MeterlineExit
 from runtime.settings import Settings, load_settings
 from store.declarations import DELTAS, EVENTS, folder, load_declarations, wanted
 from store.epochs import NEEDED_CONFIG, Epoch, check_topic
-from store.topic_state import TopicState
+from store.topic_state import TopicState, describe
 
 EPOCH = Epoch(1, "usage.events", "cluster", "topic-id", 4, (0, 0, 0, 0), None)
 STATE = TopicState("usage.events", "cluster", "topic-id", 4, 1, {**NEEDED_CONFIG, "retention.ms": "1"})
@@ -113,3 +118,26 @@ def test_no_two_topics_share_a_setting() -> None:
     assert sorted(names) == sorted(
         {name for name in Settings.model_fields if name in ("topic_events", "topic_deltas", "topic_alerts")}
     )
+
+
+@pytest.mark.parametrize("code", [KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._TRANSPORT])
+def test_a_topic_that_is_deleted_while_it_is_described_does_not_exist(code: int) -> None:
+    def future(result: object) -> Future[Any]:
+        made: Future[Any] = Future()
+        if isinstance(result, Exception):
+            made.set_exception(result)
+        else:
+            made.set_result(result)
+        return made
+
+    partition = SimpleNamespace(leader=1, replicas=[1])
+    admin = SimpleNamespace(
+        describe_cluster=lambda **_: future(SimpleNamespace(cluster_id="c")),
+        describe_topics=lambda *_, **__: {"t": future(SimpleNamespace(topic_id="i", partitions=[partition]))},
+        describe_configs=lambda resources, **_: {resources[0]: future(KafkaException(KafkaError(code)))},
+    )
+    if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        assert describe(cast(AdminClient, admin), ["t"]) == {"t": None}
+    else:
+        with pytest.raises(KafkaException):
+            describe(cast(AdminClient, admin), ["t"])
