@@ -118,8 +118,8 @@ def fetch_from(url: str) -> Fetch:
                     if len(body) > SET_BYTES_MAX:
                         raise KeysAway(f"the set is larger than {SET_BYTES_MAX} bytes")
         except (httpx.HTTPError, TimeoutError, AttributeError) as error:
-            # AttributeError is what httpx raises for a server that closes as it is connected to.
-            raise KeysAway(str(error) or type(error).__name__) from error
+            # AttributeError: under uvloop, httpx's for a server that closes as it is connected to.
+            raise KeysAway(f"{type(error).__name__}: {error}") from error
         return keys_of(body)
 
     return fetch

@@ -46,7 +46,7 @@ def _reply(response: httpx.Response) -> Reply:
     return Reply(response.status_code, response.content, response.headers.get("retry-after"))
 
 
-def _kept_from_coming(error: httpx.HTTPError) -> str:
+def _kept_from_coming(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -239,7 +239,8 @@ class AsyncMeter:
                         step.method, step.path, content=step.body, headers=step.headers, timeout=step.within_s
                     )
                 )
-        except httpx.TransportError as error:
+        except (httpx.TransportError, AttributeError) as error:
+            # AttributeError: under uvloop, httpx's for a server that closes as it is connected to.
             return _kept_from_coming(error)
         except TimeoutError:
             return f"no answer within {step.within_s:.3g} s"

@@ -216,3 +216,15 @@ def test_a_slow_answer_is_given_up_by_the_asynchronous_client() -> None:
 
     with pytest.raises(MeterUnavailable, match="no answer within"):
         asyncio.run(main())
+
+
+def test_an_endpoint_that_closes_as_it_is_connected_to_has_not_answered_the_asynchronous_client() -> None:
+    async def gone(request: httpx.Request) -> httpx.Response:
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'")  # as httpx does then, under uvloop
+
+    async def main() -> None:
+        async with AsyncMeter("http://endpoint", timeout_s=0.5, attempts_max=2, transport=httpx.MockTransport(gone)) as meter:
+            await meter.check("t", "U")
+
+    with pytest.raises(MeterUnavailable, match="AttributeError"):
+        asyncio.run(main())
