@@ -8,7 +8,6 @@ acknowledge. What Faust passes over by itself is found by the fence and counted 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import threading
@@ -32,7 +31,7 @@ from aggregator.retention import sweep_until
 from aggregator.standing import Standings, StreamPositions
 from runtime import clickhouse, kafka, metrics, postgres
 from runtime.exits import Exit, MeterlineExit
-from runtime.life import Backoff, serve_health
+from runtime.life import Backoff, collect_seldom, serve_health
 from runtime.settings import Settings
 from runtime.watchdog import watchdog_of, watched
 from store import epochs, group, topic_state
@@ -43,6 +42,8 @@ _BATCH_WITHIN_S = 0.005
 """How long the first delta of a batch waits for more: every event's counter waits as long. Under load they are there already."""
 _WAITING_MIN = 64
 _GC_EVERY_OBJECTS = 50_000
+"""The lines of a delta are tuples by the thousand, none of which is garbage: the collector, at its own pace, would look at them
+again and again."""
 _METADATA_MAX_AGE_MS = 5_000
 """How soon partitions are found that the deltas topic was given for a new epoch."""
 
@@ -135,15 +136,6 @@ async def _whole(counted: asyncio.Future[None], within_s: float, stopping: Calla
     except BaseException:
         logger.critical("counting failed for a reason nobody foresaw", exc_info=True)
         _leave(Exit.FAILED, "an unforeseen error while counting")
-
-
-def _collect_seldom() -> None:
-    """The lines of a batch of deltas are hundreds of thousands of tuples, none of which is garbage: at its own pace the collector
-    would look at them again and again, for half of the time that decoding takes.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_EVERY_OBJECTS, 20, 100)
 
 
 def _leave(code: Exit, why: str) -> None:
@@ -279,7 +271,7 @@ def _run(settings: Settings, stop: threading.Event, health: _Health) -> None:
         lambda: sweep_until(stop, connect, settings),
         lambda: look_until(stop, connect, settings),
     ]
-    _collect_seldom()
+    collect_seldom(_GC_EVERY_OBJECTS)
     with _beside(loops, stop), watched(watchdog_of(settings), standings):
         health.ask(look)
         try:

@@ -6,14 +6,13 @@ definition, which says what is wrong with it, or that nothing is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from meterline_schemas.delta import Delta, DeltaLine, Lines, check_day, decode_delta, delta_of, delta_with, parse_delta
+from meterline_schemas.delta import Delta, DeltaLine, Lines, by_column, check_day, decode_delta, delta_of, delta_with, parse_delta
 from meterline_schemas.quantity import format_quantity
 from meterline_schemas.types import Micros, TenantId, UsageType
 
@@ -61,7 +60,7 @@ def events_of(lines: Lines) -> int:
 
 def table_of(lines: Iterable[DeltaLine]) -> pa.Table:
     """The same as columns."""
-    tenants, usage_types, days, quantities, events = _each(list(lines))
+    tenants, usage_types, days, quantities, events = by_column(list(lines))
     return _table(tenants, usage_types, days, list(map(format_quantity, quantities)), events)
 
 
@@ -74,7 +73,7 @@ def listed(table: pa.Table) -> tuple[list[str], list[str], list[str], list[str],
 
 def _columns(wire: list[tuple[str, str, str, str, int]]) -> LineColumns | None:
     """None where anything is out of the ordinary."""
-    tenants, usage_types, days, quantities, events = _each(wire)
+    tenants, usage_types, days, quantities, events = by_column(wire)
     names = "".join(tenants) + "".join(set(usage_types))
     if not (names.isprintable() and all(tenants) and all(usage_types) and "".join(quantities).isascii()):
         return None
@@ -93,10 +92,6 @@ def _columns(wire: list[tuple[str, str, str, str, int]]) -> LineColumns | None:
     if not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
         return None
     return LineColumns(table, sum(events))
-
-
-def _each(lines: Sequence[tuple[Any, ...]]) -> Iterator[list[Any]]:
-    return (list(map(itemgetter(place), lines)) for place in range(5))
 
 
 def _table(tenants: Any, usage_types: Any, days: Any, quantities: Any, events: Any) -> pa.Table:

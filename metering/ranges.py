@@ -80,11 +80,8 @@ class Decided:
 
     span: Span
     rules_version: int
-    admitted: Columns
-    ranked: Hashes
-    """Of the keys that the range claims, sorted."""
-    order: Integers
-    """The admitted rows in that order."""
+    by_hash: Ranked
+    """What the range claims: the admitted rows."""
     rejects: tuple[Reject, ...]
     delta: Delta
 
@@ -98,10 +95,14 @@ class Decided:
         """The delta as it travels."""
         return encode_delta(self.delta)
 
-    @cached_property
-    def by_hash(self) -> Ranked:
-        """What the range claims."""
-        return Ranked(self.ranked, self.order, self.admitted)
+    @property
+    def admitted(self) -> Columns:
+        return self.by_hash.rows
+
+    @property
+    def ranked(self) -> Hashes:
+        """Of the keys that the range claims, sorted."""
+        return self.by_hash.hashes
 
     def claims(self, hashes: Hashes) -> dict[bytes, Claim]:
         """What the range claims of these hashes, each of which stands once, by full key."""
@@ -223,7 +224,7 @@ def decide(
     )
     lines = delta_lines(admitted)
     delta = Delta(span.epoch, span.partition, span.from_offset, span.to_offset, rules.version, lines, figures)
-    return Decided(span, rules.version, admitted, ranked, order, tuple(rejects), delta)
+    return Decided(span, rules.version, Ranked(ranked, order, admitted), tuple(rejects), delta)
 
 
 def _met(readings: Readings, pending: Pending, confirmed: Mapping[bytes, Claim], admits: NDArray[np.bool_]) -> Integers:

@@ -35,10 +35,10 @@ class Recent:
         if not 0 < len(decided.admitted) <= self._events_max:
             return
         ranges = self._ranges.setdefault((decided.span.epoch, decided.span.partition), [])
-        ranges.append(Ranked(decided.ranked, decided.order, _of_claims(decided.admitted)))
+        ranges.append(replace(decided.by_hash, rows=_of_claims(decided.admitted)))
         self._events += len(decided.admitted)
         while len(ranges) > 1 and _belong_together(*ranges[-2:]):
-            ranges[-2:] = [_joined(*ranges[-2:])]
+            ranges[-2:] = [Ranked.of(joined([one.rows for one in ranges[-2:]]))]
         while self._events > self._events_max:
             largest = max(self._ranges, key=lambda lane: sum(map(len, self._ranges[lane])))
             self._events -= len(self._ranges[largest].pop(0))
@@ -62,12 +62,6 @@ _LARGE = 16_384
 
 def _belong_together(older: Ranked, newer: Ranked) -> bool:
     return len(older) <= 2 * len(newer) and len(older) + len(newer) <= _LARGE
-
-
-def _joined(older: Ranked, newer: Ranked) -> Ranked:
-    rows = joined([older.rows, newer.rows])
-    order = rows.key_hash.argsort(kind="stable")
-    return Ranked(rows.key_hash[order], order, rows)
 
 
 def _of_claims(columns: Columns) -> Columns:

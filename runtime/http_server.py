@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import ipaddress
 import logging
 import socket
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp
 
 from runtime.exits import Exit, MeterlineExit
 from runtime.http_protocol import BoundedProtocol
-from runtime.life import Stop
+from runtime.life import Stop, collect_seldom
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +101,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What lives now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
         # A request leaves next to nothing for the collector; at its own pace it would look a hundred times a second.
-        gc.set_threshold(GC_EVERY_OBJECTS, 20, 100)
+        collect_seldom(GC_EVERY_OBJECTS)
         for listening in sockets or ():
             host, port = listening.getsockname()[:2]
             logger.info("listening", extra={"host": host, "port": port})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import queue
@@ -17,6 +18,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+def collect_seldom(every_objects: int) -> None:
+    """From now on the garbage collector looks each time that so many objects more stand, and never again at what stands now:
+    it lives as long as the process. Call it when the process has started.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(every_objects, 20, 100)
 
 
 class Stop(threading.Event):

@@ -9,6 +9,7 @@ from consumers.lane import Lane
 from metering.columns import NO_EVENTS
 from metering.index import CommittedIndex
 from metering.ranges import Decided
+from metering.ranked import Ranked
 from metering.records import Record, Records, Span, cut_at, shorter
 from meterline_schemas.delta import Delta, Figures
 from meterline_schemas.types import Epoch, Offset, Partition
@@ -76,7 +77,7 @@ class LaneMachine(RuleBasedStateMachine):
     def _decide(self, span: Span) -> None:
         figures = Figures(void=span.to_offset - _START)
         delta = Delta(span.epoch, span.partition, span.from_offset, span.to_offset, 1, (), figures)
-        self.lane.decided(Decided(span, 1, NO_EVENTS, NO_EVENTS.key_hash, NO_EVENTS.offset, (), delta))
+        self.lane.decided(Decided(span, 1, Ranked.of(NO_EVENTS), (), delta))
         self.handed += span.records
         self.waiting = self.waiting[len(span.records) :]
         assert self.lane.next_offset == span.to_offset
