@@ -28,7 +28,7 @@ from runtime.settings import Settings, SettingsError, variables
 from store import catalog, forgotten, topics
 from store.epoch_lives import lives
 from store.epochs import current_epoch
-from store.migrate import clickhouse_version, postgres_revision
+from store.migrate import clickhouse_too_old, clickhouse_version, postgres_revision
 from store.remedies import one_line, postgres_away
 from store.rules_change import in_force
 
@@ -254,7 +254,7 @@ def epoch(settings: Settings) -> Answer:
 
 
 def clickhouse_connection(settings: Settings) -> Answer:
-    """The server answers and takes the login."""
+    """The server answers, takes the login, and is new enough."""
     try:
         client = clickhouse.client(settings, in_database=False)
     except SettingsError as error:
@@ -266,6 +266,10 @@ def clickhouse_connection(settings: Settings) -> Answer:
             "for https with an authority of your own set METERLINE_CLICKHOUSE_CA_FILE",
         )
     try:
+        too_old = clickhouse_too_old(client.server_version)
+        if too_old is not None:
+            what, _, remedy = too_old.partition(": ")
+            return failed(f"{_place(settings.clickhouse_url)}: {what}", remedy)
         return ok(f"{_place(settings.clickhouse_url)}: ClickHouse {client.server_version}")
     finally:
         client.close()

@@ -44,6 +44,9 @@ LOCK_TIMEOUT_S = 120
 STATEMENT_TIMEOUT_S = 900
 """A migration of a large table is slow; one that is slower than this hangs."""
 
+CLICKHOUSE_OLDEST = (26, 6)
+"""The first version whose tables can leave projections to the merges."""
+
 _POSTGRES = Path(__file__).with_name("postgres")
 _CLICKHOUSE = Path(__file__).with_name("clickhouse")
 
@@ -175,7 +178,7 @@ CREATE TABLE IF NOT EXISTS schema_versions
     version UInt32, name String, digest FixedString(64) COMMENT 'SHA-256 of the file, in hex', applied_at DateTime64(3, 'UTC')
 )
 ENGINE = ReplacingMergeTree ORDER BY version
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1
 """
 
 
@@ -206,8 +209,8 @@ def migrate_clickhouse(
 ) -> list[str]:
     """Brings ClickHouse to version `to` (the newest by default), then sets how long rejects are kept; returns what it did.
 
-    Creates the database when it is absent. Raises MeterlineExit with the remedy when the server is away, an applied file
-    has changed since, the database is ahead of this build, or a statement is refused.
+    Creates the database when it is absent. Raises MeterlineExit with the remedy when the server is away or too old, an
+    applied file has changed since, the database is ahead of this build, or a statement is refused.
     """
     known = clickhouse_files() if files is None else files
     wanted = [file for file in known if to is None or file.version <= to]
@@ -248,6 +251,15 @@ def migrate_clickhouse(
     return done
 
 
+def clickhouse_too_old(server_version: str | None) -> str | None:
+    """What is wrong with a server that reports itself as this, for one 26.9.2.1, and the remedy; None when nothing is."""
+    major, minor = str(server_version).split(".")[:2]
+    if (int(major), int(minor)) >= CLICKHOUSE_OLDEST:
+        return None
+    oldest = ".".join(map(str, CLICKHOUSE_OLDEST))
+    return f"ClickHouse {server_version} is too old: upgrade it to {oldest} or newer; docker-compose.yml names one that is tested"
+
+
 def clickhouse_version(settings: Settings) -> tuple[int, int]:
     """The version that the database is at (0: empty), and the newest of this build."""
     client = clickhouse.client(settings)
@@ -285,6 +297,9 @@ def _create_clickhouse_database(settings: Settings, progress: Progress) -> None:
     name = clickhouse.database(settings)
     client = clickhouse.client(settings, in_database=False)
     try:
+        too_old = clickhouse_too_old(client.server_version)
+        if too_old is not None:
+            raise MeterlineExit(Exit.FAILED, too_old)
         # Asked first: a user who may not create databases may well have been given one.
         found = client.query("SELECT 1 FROM system.databases WHERE name = {name:String}", parameters={"name": name})
         if not found.row_count:

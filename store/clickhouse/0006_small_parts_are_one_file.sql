@@ -10,4 +10,3 @@ ALTER TABLE usage_events MODIFY SETTING
 ALTER TABLE usage_rejects MODIFY SETTING
     min_rows_to_fsync_after_merge = 1, min_bytes_for_full_part_storage = 10485760, concurrent_part_removal_threshold = 1000000;
 ALTER TABLE forgotten MODIFY SETTING min_rows_to_fsync_after_merge = 1;
-ALTER TABLE schema_versions MODIFY SETTING min_rows_to_fsync_after_merge = 1;

@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
+import store.migrate
 import store.postgres
+from cli import checks
 from cli.commands import migrate as migrate_command
 from deploy.embedded.processes import free_port
 from meterline_schemas.types import Micros
@@ -199,6 +201,23 @@ def test_clickhouse_from_nothing_creates_the_database_and_every_version(absent: 
 def test_clickhouse_twice_does_nothing_the_second_time(absent: Settings) -> None:
     migrate_clickhouse(absent)
     assert migrate_clickhouse(absent) == []
+
+
+def test_a_clickhouse_that_is_too_old_is_refused_by_name_before_anything_is_made(
+    absent: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.migrate, "CLICKHOUSE_OLDEST", (99, 0))
+    told = r"ClickHouse [\d.]+ is too old: upgrade it to 99\.0 or newer"
+    with pytest.raises(MeterlineExit, match=told):
+        migrate_clickhouse(absent)
+    status, found, remedy = checks.clickhouse_connection(absent)
+    assert (status, remedy[:27]) == ("failed", "upgrade it to 99.0 or newer")
+    assert "is too old" in found
+    monkeypatch.undo()
+    client = clickhouse.client(absent, in_database=False)
+    name = clickhouse.database(absent)
+    assert client.query("SELECT 1 FROM system.databases WHERE name = {n:String}", {"n": name}).row_count == 0
+    client.close()
 
 
 @pytest.mark.parametrize("previous", [file.version for file in clickhouse_files()])

@@ -1,4 +1,4 @@
-"""What lies on ClickHouse's disk: nothing acknowledged is only in memory, not even after a merge, and small parts are one file."""
+"""What lies on ClickHouse's disk: nothing acknowledged is only in memory, even after a merge; small parts are one file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ _FORGOTTEN = "INSERT INTO forgotten SELECT 'tenant', toString(number), '', '2026
 def client(settings: Settings, tmp_path: Path) -> Iterator[Client]:
     """Migrated tables on a server of their own, so that nobody else's files are counted; it merges only when told to."""
     with GatewayProcess(tmp_path / "gateway") as gateway:
-        own = settings.model_copy(
-            update={"clickhouse_url": f"http://{WRITER[0]}:{WRITER[1]}@127.0.0.1:{gateway.port}/parts"}
-        )
+        own = settings.model_copy(update={"clickhouse_url": f"http://{WRITER[0]}:{WRITER[1]}@127.0.0.1:{gateway.port}/parts"})
         migrate_clickhouse(own)
         client = clickhouse.client(own)
         client.command("SYSTEM STOP MERGES")
@@ -46,13 +44,14 @@ def synced(client: Client) -> int:
 
 
 def parts(client: Client, table: str = "usage_events") -> list[tuple[Any, ...]]:
-    return list(
-        client.query(
+    return [
+        tuple(row)
+        for row in client.query(
             "SELECT rows, part_storage_type, arraySort(projections) FROM system.parts"
             " WHERE database = currentDatabase() AND table = {table:String} AND active ORDER BY min_block_number",
             {"table": table},
         ).result_rows
-    )
+    ]
 
 
 def merge(client: Client, table: str) -> None:
@@ -61,9 +60,7 @@ def merge(client: Client, table: str) -> None:
     client.command("SYSTEM STOP MERGES")
 
 
-@pytest.mark.parametrize(
-    ("table", "insert"), [("usage_events", _EVENTS), ("usage_rejects", _REJECTS), ("forgotten", _FORGOTTEN)]
-)
+@pytest.mark.parametrize(("table", "insert"), [("usage_events", _EVENTS), ("usage_rejects", _REJECTS), ("forgotten", _FORGOTTEN)])
 def test_a_merged_part_is_on_the_disk_before_the_parts_that_it_replaces_are_deleted(
     client: Client, table: str, insert: str
 ) -> None:

@@ -14,9 +14,9 @@ from tests.simulation import mutants, seams
 from tests.simulation.schedules import first_violation, run
 from tests.simulation.world import World
 
-SEEDS = 2_000
-_A_TEST = 500
-_SEEDS_A_MUTANT_MAX = 1_500
+SEEDS = 8_000
+_A_TEST = 2_000
+_SEEDS_A_MUTANT_MAX = 6_000
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_schedules_reach_the_states_that_they_are_for() -> None:
             said[event] += event in what
 
     with patch.object(World, "say", hear):
-        for seed in range(150):
+        for seed in range(600):
             run(seed)
     assert {event: said[event] for event in _EVENTS if said[event] < 10} == {}
 
@@ -84,10 +84,10 @@ _EVENTS = (
 
 
 def test_a_seed_replays_the_same_schedule(capsys: pytest.CaptureFixture[str]) -> None:
-    run(11, verbose=True)
+    run(8, verbose=True)
     first = capsys.readouterr().out
-    run(12)
-    run(11, verbose=True)
+    run(9)
+    run(8, verbose=True)
     assert capsys.readouterr().out == first
     assert len(first.splitlines()) > 50
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import store.migrate
-from store.migrate import clickhouse_files
+from store.migrate import clickhouse_files, clickhouse_too_old
 from store.statements import split_statements
 
 POSTGRES = Path(store.migrate.__file__).with_name("postgres")
@@ -63,6 +63,15 @@ def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "0003_b.sql").write_text("SELECT 1")
     with pytest.raises(ValueError, match=r"0003_b\.sql: want 0002_<name>\.sql"):
         clickhouse_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "too_old"), [("26.5.9.1", True), ("25.12.1.1", True), ("26.6.1.1", False), ("27.1.1.1", False), ("26.10", False)]
+)
+def test_a_clickhouse_before_26_6_is_too_old(version: str, too_old: bool) -> None:
+    said = clickhouse_too_old(version)
+    assert (said is not None) is too_old
+    assert said is None or said.startswith(f"ClickHouse {version} is too old: upgrade it to 26.6 or newer")
 
 
 REPEATABLE = re.compile(

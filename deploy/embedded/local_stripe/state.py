@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,7 +152,8 @@ class Keeper:
             if todo:
                 answers = self._transaction(state, [work for work, _, _ in todo])
                 for (_, loop, done), answer in zip(todo, answers, strict=True):
-                    loop.call_soon_threadsafe(_settle, done, answer)
+                    with suppress(RuntimeError):  # the loop is closed: the work is committed, and nobody waits for its answer
+                        loop.call_soon_threadsafe(_settle, done, answer)
         state.database.close()
 
     def _transaction(self, state: State, works: list[Work]) -> list[Answer]:
