@@ -74,6 +74,16 @@ def test_a_merged_part_is_on_the_disk_before_the_parts_that_it_replaces_are_dele
     assert synced(client) > before, "what the inserts had made durable was replaced by a part in memory"
 
 
+def test_what_is_left_after_rows_were_deleted_is_on_the_disk(client: Client) -> None:
+    client.command(_EVENTS % (0, 60))
+    client.command("SYSTEM START MERGES")
+    before = synced(client)
+    client.command("ALTER TABLE usage_events DELETE WHERE kafka_offset = 7", settings={"mutations_sync": 2})
+    assert [rows for rows, *_ in parts(client)] == [59]
+    # The mutation's own file is one of them; the part that holds what is kept is the other.
+    assert synced(client) == before + 2, "who is forgotten would take what is kept along, if the power failed"
+
+
 def test_a_small_insert_waits_for_one_file(client: Client) -> None:
     before = synced(client)
     client.command(_EVENTS % (0, 60))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.mutants.credits import CREDITS
-from tests.mutants.patch import Mutant, Replace, processes, seeds
+from tests.mutants.patch import SCHEDULES, Mutant, Replace, processes
 
 _ACK = """        for cycle in cycles:
             for decided in cycle.ranges:
@@ -33,13 +33,13 @@ MUTANTS: Final = (
                 "    rules = RULES.get(version) or RULES[max(RULES)]\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "range_straddles_a_change_of_rules",
         "a range never straddles a change of the rules",
         (Replace("consumers/lane.py", "                span = cut_at(span, change)\n", "                pass\n"),),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "committed_offset_read_twice",
@@ -56,7 +56,7 @@ MUTANTS: Final = (
                 "        return lanes\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "acks_handed_over_by_the_storing_thread",
@@ -73,7 +73,7 @@ MUTANTS: Final = (
                 "        return cycle\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "dropped_from_p_before_added_to_c",
@@ -93,7 +93,7 @@ MUTANTS: Final = (
                 "                self.__dict__['late'].append((lane, decided.ranked))\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
         fast=True,
     ),
     Mutant(
@@ -116,7 +116,7 @@ MUTANTS: Final = (
         "index_rebuild_unchecked",
         "a rebuild must match the committed figures",
         (Replace("consumers/assignment.py", "            if not found.matches(start.figures):\n", "            if False:\n"),),
-        seeds(6_000),
+        SCHEDULES,
         fast=True,
     ),
     Mutant(
@@ -129,7 +129,7 @@ MUTANTS: Final = (
                 "        if False:\n            return None\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "no_exact_confirm",
@@ -144,7 +144,7 @@ MUTANTS: Final = (
                 "            confirmed |= {key: by_hash[hashed] for key, hashed in keys if hashed in by_hash}\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
         fast=True,
     ),
     Mutant(
@@ -157,7 +157,7 @@ MUTANTS: Final = (
                 "            found[places] = True\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "self_recognition",
@@ -169,7 +169,7 @@ MUTANTS: Final = (
                 "    return found\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "commit_before_announce",
@@ -178,7 +178,7 @@ MUTANTS: Final = (
             Replace("consumers/storing.py", _ANNOUNCE, "        pass\n"),
             Replace("consumers/storing.py", _COMMIT, _COMMIT + _ANNOUNCE),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "no_fence",
@@ -198,7 +198,7 @@ MUTANTS: Final = (
                 "aggregator/counting.py", "                check_continues(delta, fence.figures)\n", "                pass\n"
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
         fast=True,
     ),
     Mutant(
@@ -211,13 +211,13 @@ MUTANTS: Final = (
                 "        with contextlib.suppress(Retriable):\n            self._rows.insert(cycle.admitted, cycle.rejects)\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "float_sums",
         "sums are exact integers",
         (Replace("metering/ranges.py", _SUM, "Micros(int(float((upper << _LOW_BITS) + lower)))"),),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "int64_sums",
@@ -229,7 +229,7 @@ MUTANTS: Final = (
                 "Micros(((upper << _LOW_BITS) + lower + (1 << 63)) % (1 << 64) - (1 << 63))",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
         fast=True,
     ),
     Mutant(
@@ -273,7 +273,7 @@ MUTANTS: Final = (
                 "        if False:\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "fences_not_compared",
@@ -285,7 +285,7 @@ MUTANTS: Final = (
                 "            if False:\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     Mutant(
         "lowered_offset_left_alone",
@@ -297,7 +297,7 @@ MUTANTS: Final = (
                 "        lowered: dict[int, Committed] = {}\n",
             ),
         ),
-        seeds(6_000),
+        SCHEDULES,
     ),
     *CREDITS,
 )
